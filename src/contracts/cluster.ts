@@ -1,0 +1,113 @@
+import { z } from "zod";
+import { dtypeSchema, provenanceSchema, quantitySchema } from "./quantity.js";
+
+/** `mpopt.cluster/1`: what the hardware does, every number with its origin. */
+
+const positiveInteger = z.int().positive();
+
+/**
+ * Achieved rate against the size of one operation, for one kind of work on one device.
+ * `work` and `rate` are FLOPs and FLOPs per second for `gemm` and `attention`, bytes moved (read + written)
+ * and bytes per second for the rest. Points are ascending in `work`.
+ */
+export const computeTableSchema = z.object({
+  operator: z.enum(["gemm", "attention", "elementwise", "reduction", "copy"]),
+  dtype: dtypeSchema,
+  unit: z.enum(["flop", "byte"]),
+  points: z
+    .array(
+      z.object({
+        work: z.number().positive(),
+        rate: z.number().positive(),
+        /** Dimensions of the measured operation, where it has any: {m, n, k}. */
+        shape: z.record(z.string(), z.number()).optional(),
+      }),
+    )
+    .min(1),
+  provenance: provenanceSchema,
+  source: z.string(),
+});
+
+export const deviceSchema = z.object({
+  /** Name of the part: `h100-sxm`, `cpu`. */
+  kind: z.string().min(1),
+  type: z.enum(["cuda", "rocm", "cpu"]),
+  /** How many of this kind, numbered one after another through the topology. */
+  count: positiveInteger,
+  memoryBytes: quantitySchema,
+  /** Data-sheet peak without sparsity, FLOPs per second by dtype. */
+  peakFlopsPerSecond: z.partialRecord(dtypeSchema, quantitySchema),
+  memoryBytesPerSecond: quantitySchema,
+  /** Time that one kernel or host call takes at least. */
+  launchSeconds: quantitySchema,
+  compute: z.array(computeTableSchema),
+});
+
+/** A link between two neighbours of one level: time = latency + bytes / bytesPerSecond. */
+export const linkSchema = z.object({
+  latencySeconds: quantitySchema,
+  /** One direction, for one device. */
+  bytesPerSecond: quantitySchema,
+  /** Measured point-to-point times, ascending in bytes; empty where only the two numbers are known. */
+  points: z.array(z.object({ bytes: z.number().positive(), seconds: z.number().positive() })).default([]),
+});
+
+/** Innermost first: level 0 joins devices, level 1 joins groups of level 0, and so on. */
+export const levelSchema = z.object({
+  name: z.string().min(1),
+  /** Members of the level below in one group of this level; every group has as many. */
+  groupSize: positiveInteger,
+  link: linkSchema,
+});
+
+export const measurementSchema = z.object({
+  what: z.string().min(1),
+  /** Size of one operation in `unit`. */
+  size: z.number().nonnegative(),
+  unit: z.enum(["flop", "byte", "call"]),
+  secondsMedian: z.number().positive(),
+  p05: z.number().positive(),
+  p95: z.number().positive(),
+  samples: positiveInteger,
+  /** Half width of the 95 % interval of the median, relative to the median. */
+  confidence95: z.number().nonnegative(),
+  provenance: provenanceSchema,
+  method: z.string(),
+});
+
+export const clusterSchema = z.object({
+  schema: z.literal("mpopt.cluster/1"),
+  name: z.string().min(1),
+  source: z.string(),
+  environment: z.object({
+    host: z.string().optional(),
+    /** ISO 8601. */
+    date: z.string().optional(),
+    os: z.string().optional(),
+    processor: z.string().optional(),
+    driver: z.string().optional(),
+    libraries: z.record(z.string(), z.string()).default({}),
+    clocks: z.record(z.string(), z.number()).default({}),
+  }),
+  devices: z.array(deviceSchema).min(1),
+  topology: z.object({ levels: z.array(levelSchema).min(1) }),
+  measurements: z.array(measurementSchema).default([]),
+  /** Share of communication time that hides behind compute, by kind of communication. */
+  overlap: z.object({ gradientReduction: quantitySchema, pipelineTransfer: quantitySchema }),
+  /** Slow-down of a link when all devices of a group use the level above at once; 1 is none. */
+  contention: z.record(z.string(), quantitySchema).default({}),
+  memoryOverheads: z.object({
+    /** Driver context, libraries and communicators, bytes a device. */
+    contextBytes: quantitySchema,
+    /** Reserved over allocated, as a factor of at least 1. */
+    fragmentation: quantitySchema,
+  }),
+  failedProbes: z.array(z.object({ probe: z.string(), reason: z.string() })).default([]),
+});
+
+export type ComputeTable = z.infer<typeof computeTableSchema>;
+export type Device = z.infer<typeof deviceSchema>;
+export type Link = z.infer<typeof linkSchema>;
+export type Level = z.infer<typeof levelSchema>;
+export type Measurement = z.infer<typeof measurementSchema>;
+export type Cluster = z.infer<typeof clusterSchema>;

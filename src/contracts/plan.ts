@@ -1,0 +1,163 @@
+import { z } from "zod";
+import { jobSchema, recomputeSchema } from "./job.js";
+import { architectureSchema } from "./model.js";
+import { provenanceSchema } from "./quantity.js";
+
+/** `mpopt.plan/1`: where everything runs, what it is expected to cost, and how sure the search is. */
+
+const positiveInteger = z.int().positive();
+const seconds = z.number().nonnegative();
+const bytes = z.number().nonnegative();
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** Placement of one tensor on one mesh axis, written as in DTensor: `Shard(0)`, `Replicate`, `Partial`. */
+export const placementSchema = z.string().regex(/^(Shard\(\d+\)|Replicate|Partial)$/);
+
+export const stageSchema = z.object({
+  /** Position in the order of the forward pass. */
+  index: z.int().nonnegative(),
+  /** Pipeline rank that holds the stage. */
+  rank: z.int().nonnegative(),
+  /** Which of the rank's chunks it is (0 unless stages are interleaved). */
+  chunk: z.int().nonnegative(),
+  /** Global ranks that run the stage. */
+  devices: z.array(z.int().nonnegative()).min(1),
+  /** Half-open range of block layers; the embedding and the head are named in `modules`. */
+  layers: z.object({ start: z.int().nonnegative(), end: z.int().nonnegative() }),
+  embedding: z.boolean(),
+  head: z.boolean(),
+  modules: z.array(z.string()),
+  recompute: recomputeSchema,
+  /** Time of one micro-batch on this stage, transfers to the next stage included. */
+  forwardSeconds: seconds,
+  backwardSeconds: seconds,
+});
+
+export const operatorPlacementSchema = z.object({
+  /** Block that the operator belongs to; its sharding holds for every layer of the block. */
+  block: z.string(),
+  operator: z.string(),
+  /** Modules with `*` in place of the layer's number. */
+  modules: z.array(z.string()),
+  /** One entry a mesh axis that shards operators (`tensor`), one placement an operand. */
+  sharding: z.record(
+    z.string(),
+    z.object({ inputs: z.array(placementSchema), outputs: z.array(placementSchema) }),
+  ),
+});
+
+export const memoryEntrySchema = z.object({
+  pipelineRank: z.int().nonnegative(),
+  /** How many devices hold exactly this. */
+  devices: positiveInteger,
+  terms: z.object({
+    parameters: bytes,
+    gradients: bytes,
+    optimizer: bytes,
+    activations: bytes,
+    logits: bytes,
+    workspace: bytes,
+    context: bytes,
+  }),
+  allocatedBytes: bytes,
+  reservedBytes: bytes,
+  limitBytes: bytes,
+});
+
+export const certificateSchema = z.object({
+  status: z.enum(["optimal", "feasible", "infeasible"]),
+  /** Value of the search's objective, seconds a step. */
+  objective: z.number(),
+  /** No plan in the space searched is better than this. */
+  bound: z.number(),
+  /** (objective - bound) / objective. */
+  gap: z.number().nonnegative(),
+  seconds,
+  /** What was searched, in words, with the restrictions that the bound relies on. */
+  space: z.string(),
+  candidates: z.int().nonnegative(),
+});
+
+export const estimateSchema = z.object({
+  stepSeconds: seconds,
+  tokensPerSecond: z.number().nonnegative(),
+  /** Model FLOPs utilisation: no credit for recomputation. */
+  mfu: z.number().nonnegative(),
+  /** Hardware FLOPs utilisation: recomputation counted. */
+  hfu: z.number().nonnegative(),
+  /** Weakest provenance of the figures that went in. */
+  provenance: provenanceSchema,
+  /** Exposed seconds of one step on the slowest path, by kind; they add up to `stepSeconds`. */
+  terms: z.object({
+    compute: seconds,
+    recompute: seconds,
+    tensorCommunication: seconds,
+    pipelineTransfer: seconds,
+    bubble: seconds,
+    gradientSynchronisation: seconds,
+    optimizer: seconds,
+  }),
+  /** One entry a pipeline rank: its devices hold the same. */
+  memory: z.array(memoryEntrySchema),
+});
+
+export const planSchema = z.object({
+  schema: z.literal("mpopt.plan/1"),
+  name: z.string().min(1),
+  model: z.object({
+    name: z.string(),
+    source: z.string(),
+    sha256,
+    parameterCount: positiveInteger,
+    blockLayers: positiveInteger,
+    architecture: architectureSchema.optional(),
+  }),
+  cluster: z.object({
+    name: z.string(),
+    source: z.string(),
+    sha256,
+    deviceKind: z.string(),
+    deviceType: z.enum(["cuda", "rocm", "cpu"]),
+    devices: positiveInteger,
+    devicesPerNode: positiveInteger,
+  }),
+  job: jobSchema,
+  mesh: z.object({
+    /** Outermost first: the last axis joins neighbouring ranks. */
+    axes: z.array(z.enum(["pipeline", "data", "tensor"])),
+    sizes: z.array(positiveInteger),
+    sequenceParallel: z.boolean(),
+  }),
+  /** Row r holds the coordinates of global rank r, one an axis of the mesh. */
+  rankTable: z.array(z.array(z.int().nonnegative())),
+  stages: z.array(stageSchema).min(1),
+  operators: z.array(operatorPlacementSchema),
+  schedule: z.object({ name: z.string(), microBatches: positiveInteger }),
+  batch: z.object({ global: positiveInteger, micro: positiveInteger, sequence: positiveInteger }),
+  optimizer: z.object({ name: z.string(), zero: z.int().min(0).max(3) }),
+  estimate: estimateSchema,
+  certificate: certificateSchema,
+  rejected: z.array(
+    z.object({
+      plan: z.string(),
+      reason: z.string(),
+      stepSeconds: seconds.optional(),
+      memoryBytes: bytes.optional(),
+    }),
+  ),
+  provenance: z.object({
+    mpopt: z.string(),
+    createdAt: z.string(),
+    seed: z.int().nonnegative(),
+    job: sha256,
+  }),
+  /** Launcher → what it cannot express. */
+  lossyFor: z.record(z.string(), z.array(z.string())),
+});
+
+export type Stage = z.infer<typeof stageSchema>;
+export type OperatorPlacement = z.infer<typeof operatorPlacementSchema>;
+export type MemoryEntry = z.infer<typeof memoryEntrySchema>;
+export type Certificate = z.infer<typeof certificateSchema>;
+export type Estimate = z.infer<typeof estimateSchema>;
+export type Plan = z.infer<typeof planSchema>;
