@@ -1,0 +1,30 @@
+#!/usr/bin/env node
+import { Command, CommanderError } from "commander";
+import { MpoptError } from "../contracts/index.js";
+import { commands } from "./commands.js";
+import { printError } from "./context.js";
+import { version } from "./version.js";
+
+const program = new Command("mpopt")
+  .description("Plan how to train a large model over many devices.")
+  .version(version)
+  .showHelpAfterError("Run with --help for the options and an example.")
+  .configureHelp({ sortSubcommands: false })
+  .enablePositionalOptions();
+for (const create of commands) program.addCommand(create());
+
+const wantsJson = process.argv.includes("--json");
+for (const command of [program, ...program.commands]) {
+  command.exitOverride();
+  if (wantsJson) command.configureOutput({ outputError: () => {} });
+}
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (!(error instanceof CommanderError)) throw error;
+  if (error.exitCode !== 0) {
+    if (wantsJson) printError(new MpoptError("E_USAGE", error.message.replace(/^error: /, "")), true);
+    process.exitCode = 2;
+  }
+}
