@@ -1,0 +1,88 @@
+import type { Plan } from "../contracts/index.js";
+import { certificateSentence, type PlanFacts, planFacts, provenanceMeaning } from "./facts.js";
+import { formatBytes, formatPercent, formatSeconds, plural } from "./format.js";
+import { cleanText } from "./text.js";
+
+export interface ExplanationAlternative {
+  plan: string;
+  reason: string;
+  stepSeconds?: number;
+  memoryBytes?: number;
+  /** Step time over this plan's, minus 1. */
+  slower?: number;
+}
+
+/** Why a plan is as it is, as data and as sentences. */
+export interface Explanation {
+  binding: PlanFacts["binding"];
+  /** What keeps the plan from being faster. */
+  why: string[];
+  /** Exposed time by kind, longest first. */
+  terms: { term: string; label: string; seconds: number; share: number }[];
+  /** Nearest first; those without a time come last. */
+  alternatives: ExplanationAlternative[];
+}
+
+/** Explains a plan from the plan alone: what binds, where the time goes, what the alternatives cost. */
+export function explainPlan(plan: Plan): Explanation {
+  const facts = planFacts(plan);
+  const { fullestRank, slowestStage, balance, overhead, largest } = facts;
+  const why = [facts.bindingReason];
+  why.push(
+    `${largest.label} takes ${formatSeconds(largest.seconds)}, ${formatPercent(largest.share)} of the step` +
+      `${overhead ? `; the largest overhead is ${overhead.label.toLowerCase()} with ${formatPercent(overhead.share)}` : ""}.`,
+  );
+  if (plan.stages.length > 1) {
+    why.push(
+      `Stage ${slowestStage.index} sets the pipeline's pace with ${formatSeconds(slowestStage.seconds)} a micro-batch; ` +
+        `the mean stage takes ${formatPercent(balance)} of that, so perfect balance would save at most ${formatPercent(1 - balance)} of the steady state.`,
+    );
+    const { microBatches } = plan.schedule;
+    // (p - 1) / (m + p - 1), Narayanan et al., SC'21, section 2.2.1.
+    const ideal = (facts.pipeline - 1) / (microBatches + facts.pipeline - 1);
+    why.push(
+      `With ${plural(facts.pipeline, "pipeline rank")} and ${plural(microBatches, "micro-batch")} even equal stages idle ${formatPercent(ideal)}.`,
+    );
+  }
+  why.push(
+    `The fullest device reserves ${formatBytes(fullestRank.reservedBytes)} of ${formatBytes(fullestRank.limitBytes)} (pipeline rank ${fullestRank.pipelineRank}).`,
+  );
+  why.push(certificateSentence(plan));
+  why.push(`The figures are ${plan.estimate.provenance}: ${provenanceMeaning[plan.estimate.provenance]}.`);
+  const alternatives = plan.rejected.map((other): ExplanationAlternative => {
+    const known = other.stepSeconds !== undefined && plan.estimate.stepSeconds > 0;
+    return { ...other, ...(known ? { slower: other.stepSeconds! / plan.estimate.stepSeconds - 1 } : {}) };
+  });
+  const last = Number.POSITIVE_INFINITY;
+  alternatives.sort((a, b) => (a.slower ?? last) - (b.slower ?? last) || 0);
+  return {
+    binding: facts.binding,
+    why,
+    terms: [...facts.time].sort((a, b) => b.seconds - a.seconds),
+    alternatives,
+  };
+}
+
+/** An explanation as text. */
+export function renderExplanation(plan: Plan, explanation: Explanation): string {
+  const lines = [`Why ${cleanText(plan.name)} is as it is`, ""];
+  lines.push(...explanation.why.map((sentence) => `  ${sentence}`), "", "Where the time goes");
+  for (const { label, seconds, share } of explanation.terms) {
+    lines.push(
+      `  ${label.padEnd(30)}${formatSeconds(seconds).padStart(10)}${formatPercent(share).padStart(9)}`,
+    );
+  }
+  lines.push("", "Nearest alternatives");
+  if (!explanation.alternatives.length) lines.push("  The plan records none.");
+  for (const { plan: name, reason, stepSeconds, memoryBytes, slower } of explanation.alternatives) {
+    const change =
+      slower === undefined ? "" : ` (${slower < 0 ? "−" : "+"}${formatPercent(Math.abs(slower))})`;
+    const figures = [
+      ...(stepSeconds === undefined ? [] : [`${formatSeconds(stepSeconds)}${change}`]),
+      ...(memoryBytes === undefined ? [] : [formatBytes(memoryBytes)]),
+    ];
+    lines.push(`  ${cleanText(name)}${figures.length ? `: ${figures.join(", ")}` : ""}`);
+    lines.push(`    ${cleanText(reason)}`);
+  }
+  return lines.join("\n");
+}

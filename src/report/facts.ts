@@ -1,0 +1,161 @@
+import type { MemoryEntry, Plan, Provenance } from "../contracts/index.js";
+import { formatPercent, formatSeconds, plural } from "./format.js";
+
+/** What all reports say about a plan, worked out once so that they agree. */
+
+export type TimeTerm = keyof Plan["estimate"]["terms"];
+export type MemoryTerm = keyof MemoryEntry["terms"];
+
+/** In the order in which a reader wants them; the keys of the plan's terms. */
+export const timeTermLabels: Readonly<Record<TimeTerm, string>> = {
+  compute: "Compute",
+  recompute: "Recomputation",
+  tensorCommunication: "Tensor-parallel communication",
+  pipelineTransfer: "Pipeline transfer",
+  bubble: "Pipeline bubble",
+  gradientSynchronisation: "Gradient synchronisation",
+  optimizer: "Optimizer",
+};
+
+export const memoryTermLabels: Readonly<Record<MemoryTerm, string>> = {
+  parameters: "Parameters",
+  gradients: "Gradients",
+  optimizer: "Optimizer",
+  activations: "Activations",
+  logits: "Logits",
+  workspace: "Workspace",
+  context: "Context",
+};
+
+export const provenanceMeaning: Readonly<Record<Provenance, string>> = {
+  measured: "all inputs were measured on this hardware",
+  fitted: "some inputs are fitted to measurements",
+  assumed: "some inputs are data-sheet or literature values; profile the hardware to measure them",
+};
+
+export interface TimeShare {
+  term: TimeTerm;
+  label: string;
+  seconds: number;
+  /** Of the step, 0 to 1. */
+  share: number;
+}
+
+export interface PlanFacts {
+  pipeline: number;
+  data: number;
+  tensor: number;
+  /** The stage whose forward and backward take longest: it sets the pipeline's pace. */
+  slowestStage: { index: number; seconds: number };
+  /** Mean over slowest stage time, 1 for equal stages. */
+  balance: number;
+  /** The pipeline rank that fills most of its limit. */
+  fullestRank: { pipelineRank: number; reservedBytes: number; limitBytes: number; share: number };
+  /** In the order of `timeTermLabels`. */
+  time: TimeShare[];
+  /** The term that takes longest. */
+  largest: TimeShare;
+  /** The longest term that is not useful work; undefined where there is none. */
+  overhead: TimeShare | undefined;
+  binding: "memory" | "time";
+  /** One sentence: what keeps the plan from being faster. */
+  bindingReason: string;
+  /** `Proven optimal` or how far the bound is. */
+  certificateTitle: string;
+}
+
+/** From this share of the limit on, a rank counts as full. */
+const fullShare = 0.9;
+
+export function axisSize(plan: Plan, axis: Plan["mesh"]["axes"][number]): number {
+  const at = plan.mesh.axes.indexOf(axis);
+  return at === -1 ? 1 : (plan.mesh.sizes[at] ?? 1);
+}
+
+/** The facts of a plan; see `PlanFacts`. */
+export function planFacts(plan: Plan): PlanFacts {
+  let slowestStage = { index: 0, seconds: -1 };
+  let total = 0;
+  for (const { index, forwardSeconds, backwardSeconds } of plan.stages) {
+    const seconds = forwardSeconds + backwardSeconds;
+    total += seconds;
+    if (seconds > slowestStage.seconds) slowestStage = { index, seconds };
+  }
+  // Below 0, so that the first rank counts even where it holds nothing.
+  let fullestRank = { pipelineRank: 0, reservedBytes: 0, limitBytes: 0, share: -1 };
+  for (const { pipelineRank, reservedBytes, limitBytes } of plan.estimate.memory) {
+    const share = limitBytes > 0 ? reservedBytes / limitBytes : 0;
+    if (share > fullestRank.share) fullestRank = { pipelineRank, reservedBytes, limitBytes, share };
+  }
+  if (fullestRank.share < 0) fullestRank.share = 0;
+  const time = (Object.keys(timeTermLabels) as TimeTerm[]).map((term) => {
+    const seconds = plan.estimate.terms[term];
+    const share = plan.estimate.stepSeconds > 0 ? seconds / plan.estimate.stepSeconds : 0;
+    return { term, label: timeTermLabels[term], seconds, share };
+  });
+  const bySize = [...time].sort((a, b) => b.seconds - a.seconds);
+  const overhead = bySize.find(({ term, seconds }) => term !== "compute" && seconds > 0);
+
+  // Recomputation costs time, so a search for time chooses it only to save memory; a pin says nothing.
+  const pinned = plan.job.pins.recompute !== undefined;
+  const recomputing = pinned ? 0 : plan.stages.filter((stage) => stage.recompute !== "none").length;
+  const full = fullestRank.share >= fullShare;
+  const binding = full || recomputing > 0 ? "memory" : "time";
+  const fill = `pipeline rank ${fullestRank.pipelineRank} fills ${formatPercent(fullestRank.share)} of its limit`;
+  const recomputation = `${plural(recomputing, "stage")} recompute${recomputing === 1 ? "s" : ""} activations to fit`;
+  const reasons = [...(full ? [fill] : []), ...(recomputing ? [recomputation] : [])];
+  const bindingReason =
+    binding === "memory"
+      ? `Memory binds: ${reasons.join(", and ")}.`
+      : `Time binds: no rank fills more than ${formatPercent(fullestRank.share)} of its limit${pinned ? "" : ", and nothing is recomputed"}.`;
+  return {
+    pipeline: axisSize(plan, "pipeline"),
+    data: axisSize(plan, "data"),
+    tensor: axisSize(plan, "tensor"),
+    slowestStage,
+    balance: slowestStage.seconds > 0 ? total / plan.stages.length / slowestStage.seconds : 1,
+    fullestRank,
+    time,
+    largest: bySize[0]!,
+    overhead,
+    binding,
+    bindingReason,
+    certificateTitle: certificateTitle(plan),
+  };
+}
+
+function certificateTitle({ certificate }: Plan): string {
+  if (certificate.status === "infeasible") return "Infeasible";
+  if (certificate.status === "optimal") return "Proven optimal";
+  return `Within ${formatPercent(certificate.gap)} of the best`;
+}
+
+/** One sentence on how sure the search is. */
+export function certificateSentence({ certificate }: Plan): string {
+  const searched = `${plural(certificate.candidates, "candidate")} in ${formatSeconds(certificate.seconds)}`;
+  switch (certificate.status) {
+    case "optimal":
+      return `Proven optimal in the space searched (gap ${formatPercent(certificate.gap)}, ${searched}).`;
+    case "feasible":
+      return `Not proven optimal: no plan in the space searched takes less than ${formatSeconds(certificate.bound)} (gap ${formatPercent(certificate.gap)}, ${searched}).`;
+    case "infeasible":
+      return `No plan in the space searched fits (${searched}).`;
+  }
+}
+
+/** What a stage holds besides its layers: `embedding`, `head`, both, or nothing. */
+export function stageExtras(stage: { embedding: boolean; head: boolean }): string {
+  return [...(stage.embedding ? ["embedding"] : []), ...(stage.head ? ["head"] : [])].join(" + ");
+}
+
+/** Layers of a stage as a person counts, the end included: `8-15`, `7`, or `none`. */
+export function layerRange({ start, end }: { start: number; end: number }): string {
+  if (end <= start) return "none";
+  return end - start === 1 ? `${start}` : `${start}–${end - 1}`;
+}
+
+/** The schedule's name as the field writes it. */
+export function scheduleTitle(name: string): string {
+  const titles: Record<string, string> = { "1f1b": "1F1B", gpipe: "GPipe" };
+  return Object.hasOwn(titles, name.toLowerCase()) ? titles[name.toLowerCase()]! : name;
+}

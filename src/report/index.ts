@@ -1,0 +1,7 @@
+export * from "./compare.js";
+export * from "./explain.js";
+export * from "./facts.js";
+export * from "./format.js";
+export { renderHtml } from "./html.js";
+export { renderPlan, type TerminalOptions, terminalOptions } from "./terminal.js";
+export * from "./trace.js";

@@ -1,0 +1,245 @@
+import type { MemoryEntry, Plan } from "../../contracts/index.js";
+import type { StepSimulation } from "../../schedule/index.js";
+import {
+  certificateSentence,
+  layerRange,
+  type MemoryTerm,
+  memoryTermLabels,
+  type PlanFacts,
+  provenanceMeaning,
+  scheduleTitle,
+  stageExtras,
+} from "../facts.js";
+import {
+  formatBytes,
+  formatCount,
+  formatGib,
+  formatInteger,
+  formatMilliseconds,
+  formatPercent,
+  formatSeconds,
+  plural,
+} from "../format.js";
+import { html, type Markup } from "./markup.js";
+
+const memoryTerms = Object.keys(memoryTermLabels) as MemoryTerm[];
+
+export function pageHeader(plan: Plan, facts: PlanFacts): Markup {
+  const degrees: Markup[] = [
+    html`<b>${facts.pipeline}</b> pipeline`,
+    html`<b>${facts.data}</b> data`,
+    html`<b>${facts.tensor}</b> tensor`,
+    ...(plan.mesh.sequenceParallel ? [html`sequence parallel`] : []),
+    html`<b>ZeRO-${plan.optimizer.zero}</b>`,
+    html`<b>${scheduleTitle(plan.schedule.name)}</b> schedule`,
+    html`global batch <b>${formatInteger(plan.batch.global)}</b> = ${plural(plan.schedule.microBatches, "micro-batch")} × ${plan.batch.micro} × ${plural(facts.data, "replica")}`,
+    html`sequence <b>${formatInteger(plan.batch.sequence)}</b>`,
+  ];
+  return html`<header>
+<p class="eyebrow">mpopt plan ${provenanceTag(plan)}</p>
+<h1>${plan.model.name} <span>on ${plan.cluster.name}</span></h1>
+<ul class="degrees" aria-label="Parallel degrees and batch">${degrees.map((item) => html`<li>${item}</li>`)}</ul>
+</header>`;
+}
+
+function provenanceTag(plan: Plan): Markup {
+  const { provenance } = plan.estimate;
+  return html`<span class="tag ${provenance}" title="${provenanceMeaning[provenance]}">figures ${provenance}</span>`;
+}
+
+export function cards(plan: Plan, facts: PlanFacts): Markup {
+  const { estimate, certificate } = plan;
+  const { fullestRank } = facts;
+  const seconds = estimate.tokensPerSecond / Math.max(1, plan.cluster.devices);
+  const tone = certificate.status === "optimal" ? "good" : certificate.status === "feasible" ? "warn" : "bad";
+  const fill = fullestRank.share > 1 ? "bad" : fullestRank.share >= 0.9 ? "warn" : "";
+  const entries: [string, string, string, string][] = [
+    ["Step time", formatSeconds(estimate.stepSeconds), `${formatInteger(plan.batch.global)} sequences`, ""],
+    ["Tokens per second", formatCount(estimate.tokensPerSecond), `${formatCount(seconds)} a device`, ""],
+    ["MFU", formatPercent(estimate.mfu), "without recomputation", ""],
+    ["HFU", formatPercent(estimate.hfu), "with recomputation", ""],
+    [
+      "Certificate",
+      facts.certificateTitle,
+      `gap ${formatPercent(certificate.gap)}, ${plural(certificate.candidates, "candidate")}`,
+      `text ${tone}`,
+    ],
+    [
+      "Fullest rank",
+      formatPercent(fullestRank.share),
+      `rank ${fullestRank.pipelineRank}: ${formatGib(fullestRank.reservedBytes)} of ${formatBytes(fullestRank.limitBytes)}`,
+      fill,
+    ],
+  ];
+  return html`<dl class="cards">${entries.map(
+    ([name, value, detail, kind]) =>
+      html`<div><dt>${name}</dt><dd class="value ${kind}">${value}</dd><dd class="detail">${detail}</dd></div>`,
+  )}</dl>
+<p class="lead">${facts.bindingReason} <span>${certificateSentence(plan)}</span></p>`;
+}
+
+export function timeSection(plan: Plan, facts: PlanFacts, step: StepSimulation): Markup {
+  const total = facts.time.reduce((sum, { seconds }) => sum + seconds, 0);
+  let x = 0;
+  const parts = facts.time
+    .filter(({ seconds }) => seconds > 0)
+    .map(({ term, label, seconds, share }) => {
+      const width = total > 0 ? (1000 * seconds) / total : 0;
+      const part = html`<rect class="time-${term}" x="${x.toFixed(2)}" width="${width.toFixed(2)}" height="26"><title>${label}: ${formatSeconds(seconds)}, ${formatPercent(share)}</title></rect>`;
+      x += width;
+      return part;
+    });
+  const estimated = plan.estimate.stepSeconds;
+  const difference = estimated > 0 ? step.stepSeconds / estimated - 1 : 0;
+  const simulated =
+    Math.abs(difference) < 5e-4
+      ? "The simulator gives the same step time."
+      : `The simulator gives ${formatSeconds(step.stepSeconds)} (${difference > 0 ? "+" : "−"}${formatPercent(Math.abs(difference))}).`;
+  const overhead = facts.overhead
+    ? ` ${facts.overhead.label} is the largest overhead: ${formatPercent(facts.overhead.share)}.`
+    : "";
+  return html`<section id="time" aria-labelledby="time-title">
+<div class="head"><div><h2 id="time-title">Time of one step by kind</h2>
+<p class="note">Exposed time on the slowest path; what hides behind compute is not counted.${overhead} ${simulated}</p></div></div>
+<svg class="bar thick" viewBox="0 0 1000 26" preserveAspectRatio="none" role="img" aria-label="${facts.time.map(({ label, share }) => `${label} ${formatPercent(share)}`).join(", ")}"><rect class="track" width="1000" height="26"/>${parts}</svg>
+<table><thead><tr><th scope="col">Kind</th><th scope="col" class="number">Seconds</th><th scope="col" class="number">Share</th></tr></thead>
+<tbody>${facts.time.map(({ term, label, seconds, share }) => {
+    const strong = term === facts.largest.term ? "strong" : "";
+    return html`<tr><th scope="row" class="${strong}"><span class="keyed">${swatch(`time-${term}`)}${label}</span></th><td class="number ${strong}">${formatSeconds(seconds)}</td><td class="number ${strong}">${formatPercent(share)}</td></tr>`;
+  })}<tr><th scope="row" class="strong">Step</th><td class="number strong">${formatSeconds(plan.estimate.stepSeconds)}</td><td class="number strong">100 %</td></tr></tbody></table>
+</section>`;
+}
+
+export function memorySection(plan: Plan): Markup {
+  const { memory } = plan.estimate;
+  const largest = Math.max(1, ...memory.map((entry) => Math.max(entry.limitBytes, entry.reservedBytes)));
+  const scale = 985 / largest;
+  const used = memoryTerms.filter((term) => memory.some((entry) => entry.terms[term] > 0));
+  const limits = [...new Set(memory.map((entry) => formatBytes(entry.limitBytes)))];
+  return html`<section id="memory" class="long" aria-labelledby="memory-title">
+<div class="head"><div><h2 id="memory-title">Memory per pipeline rank</h2>
+<p class="note">Peak on each of the rank’s devices. The red line is the limit${limits.length === 1 ? `, ${limits[0]}` : ""}; the allocator reserves more than it hands out.</p></div></div>
+<ul class="legend above">${used.map((term) => html`<li>${swatch(`memory-${term}`)}${memoryTermLabels[term]}</li>`)}<li>${swatch("reserved")}Reserved, not allocated</li><li>${swatch("limit")}Limit</li></ul>
+<div class="scroll"><table>
+<thead><tr><th scope="col">Rank</th><th scope="col" class="wide"></th><th scope="col" class="number">Allocated GiB</th><th scope="col" class="number">Reserved GiB</th><th scope="col" class="number">Of limit</th></tr></thead>
+<tbody>${memory.map((entry) => {
+    const share = entry.limitBytes > 0 ? entry.reservedBytes / entry.limitBytes : 0;
+    const tone = share > 1 ? "bad strong" : share >= 0.9 ? "warn strong" : "";
+    return html`<tr><th scope="row">${entry.pipelineRank}</th><td class="wide">${memoryBar(entry, scale)}</td><td class="number">${formatGib(entry.allocatedBytes)}</td><td class="number">${formatGib(entry.reservedBytes)}</td><td class="number ${tone}">${formatPercent(share)}</td></tr>`;
+  })}</tbody></table></div>
+<details><summary>Every term in GiB</summary><div class="scroll"><table><thead><tr><th scope="col">Rank</th><th scope="col" class="number">Devices</th>${memoryTerms.map((term) => html`<th scope="col" class="number">${memoryTermLabels[term]}</th>`)}</tr></thead>
+<tbody>${memory.map(
+    (entry) =>
+      html`<tr><th scope="row">${entry.pipelineRank}</th><td class="number">${formatInteger(entry.devices)}</td>${memoryTerms.map((term) => html`<td class="number">${formatGib(entry.terms[term])}</td>`)}</tr>`,
+  )}</tbody></table></div></details>
+</section>`;
+}
+
+function memoryBar(entry: MemoryEntry, scale: number): Markup {
+  let x = 0;
+  const rect = (kind: string, bytes: number, label: string) => {
+    const width = bytes * scale;
+    const part = html`<rect class="${kind}" x="${x.toFixed(2)}" width="${width.toFixed(2)}" height="16"><title>${label}: ${formatBytes(bytes)}</title></rect>`;
+    x += width;
+    return part;
+  };
+  const parts = memoryTerms
+    .filter((term) => entry.terms[term] > 0)
+    .map((term) => rect(`memory-${term}`, entry.terms[term], memoryTermLabels[term]));
+  const slack = entry.reservedBytes - entry.allocatedBytes;
+  if (slack > 0) parts.push(rect("reserved", slack, "Reserved, not allocated"));
+  const label = `Rank ${entry.pipelineRank}: ${formatBytes(entry.reservedBytes)} of ${formatBytes(entry.limitBytes)}`;
+  return html`<svg class="bar" viewBox="0 0 1000 16" preserveAspectRatio="none" role="img" aria-label="${label}"><rect class="track" width="${(entry.limitBytes * scale).toFixed(2)}" height="16"/>${parts}<rect class="limit" x="${(entry.limitBytes * scale - 1).toFixed(2)}" width="2" height="16"/></svg>`;
+}
+
+export function stageSection(plan: Plan, facts: PlanFacts): Markup {
+  const stages = [...plan.stages].sort((a, b) => a.index - b.index);
+  return html`<section id="stages" class="long" aria-labelledby="stages-title">
+<div class="head"><div><h2 id="stages-title">Stages</h2>
+<p class="note">Times are one micro-batch’s, transfer to the next stage included. Stage ${facts.slowestStage.index} sets the pace; the mean stage takes ${formatPercent(facts.balance)} of its time.</p></div></div>
+<div class="scroll"><table>
+<thead><tr><th scope="col">Stage</th><th scope="col">Layers</th><th scope="col" class="number">Count</th><th scope="col">Also holds</th><th scope="col">Recomputes</th><th scope="col" class="number">Forward ms</th><th scope="col" class="number">Backward ms</th><th scope="col">Global ranks</th></tr></thead>
+<tbody>${stages.map((stage) => {
+    const strong = stage.index === facts.slowestStage.index ? "strong" : "";
+    const recompute = stage.recompute === "none" ? html`<span class="quiet">–</span>` : stage.recompute;
+    return html`<tr><th scope="row">${stage.index}</th><td>${layerRange(stage.layers)}</td><td class="number">${stage.layers.end - stage.layers.start}</td><td>${stageExtras(stage) || html`<span class="quiet">–</span>`}</td><td>${recompute}</td><td class="number ${strong}">${formatMilliseconds(stage.forwardSeconds)}</td><td class="number ${strong}">${formatMilliseconds(stage.backwardSeconds)}</td><td>${deviceRanges(stage.devices)}</td></tr>`;
+  })}</tbody></table></div></section>`;
+}
+
+/** Runs of consecutive ranks: `0–127, 256–383`. */
+export function deviceRanges(devices: readonly number[]): string {
+  const sorted = [...devices].sort((a, b) => a - b);
+  const runs: string[] = [];
+  for (let i = 0; i < sorted.length; ) {
+    let j = i;
+    while (j + 1 < sorted.length && sorted[j + 1] === sorted[j]! + 1) j++;
+    runs.push(i === j ? `${sorted[i]}` : `${sorted[i]}–${sorted[j]}`);
+    i = j + 1;
+  }
+  return runs.length > 6
+    ? `${runs.slice(0, 5).join(", ")}, … (${plural(sorted.length, "device")})`
+    : runs.join(", ");
+}
+
+export function shardingSection(plan: Plan): Markup | undefined {
+  if (!plan.operators.length) return undefined;
+  const rows = plan.operators.flatMap(({ block, operator, modules, sharding }) => {
+    const axes = Object.entries(sharding);
+    return (axes.length ? axes : [["–", { inputs: [], outputs: [] }] as const]).map(
+      ([axis, { inputs, outputs }]) =>
+        html`<tr><th scope="row">${operator}</th><td>${block}</td><td><code>${modules.join(", ")}</code></td><td>${axis}</td><td><code>${inputs.join(", ")}</code></td><td><code>${outputs.join(", ")}</code></td></tr>`,
+    );
+  });
+  return html`<section id="shardings" class="long" aria-labelledby="shardings-title">
+<div class="head"><div><h2 id="shardings-title">Shardings</h2>
+<p class="note">Placement of every operator’s operands on each mesh axis, the same in all layers of the block.</p></div></div>
+<div class="scroll"><table><thead><tr><th scope="col">Operator</th><th scope="col">Block</th><th scope="col">Modules</th><th scope="col">Axis</th><th scope="col">Inputs</th><th scope="col">Outputs</th></tr></thead><tbody>${rows}</tbody></table></div></section>`;
+}
+
+export function rejectedSection(plan: Plan): Markup | undefined {
+  if (!plan.rejected.length) return undefined;
+  const { stepSeconds } = plan.estimate;
+  return html`<section id="rejected" class="long" aria-labelledby="rejected-title">
+<div class="head"><div><h2 id="rejected-title">Rejected alternatives</h2><p class="note">The best plans that were not taken, and why.</p></div></div>
+<div class="scroll"><table><thead><tr><th scope="col">Plan</th><th scope="col">Why not</th><th scope="col" class="number">Step time</th><th scope="col" class="number">Against this plan</th><th scope="col" class="number">Memory</th></tr></thead>
+<tbody>${plan.rejected.map((other) => {
+    const change = other.stepSeconds === undefined ? undefined : other.stepSeconds / stepSeconds - 1;
+    return html`<tr><th scope="row">${other.plan}</th><td>${other.reason}</td><td class="number">${other.stepSeconds === undefined ? "–" : formatSeconds(other.stepSeconds)}</td><td class="number">${change === undefined ? "–" : `${change < 0 ? "−" : "+"}${formatPercent(Math.abs(change))}`}</td><td class="number">${other.memoryBytes === undefined ? "–" : formatBytes(other.memoryBytes)}</td></tr>`;
+  })}</tbody></table></div></section>`;
+}
+
+export function provenanceSection(plan: Plan): Markup {
+  const { certificate, provenance, model, cluster, job } = plan;
+  const hash = (sha256: string) => html`<code>${sha256}</code>`;
+  const entries: [string, Markup | string][] = [
+    ["Figures", html`${provenanceTag(plan)} ${provenanceMeaning[plan.estimate.provenance]}`],
+    ["Space searched", certificate.space],
+    [
+      "Bound",
+      `${formatSeconds(certificate.bound)} against ${formatSeconds(certificate.objective)} found, searched for ${formatSeconds(certificate.seconds)}`,
+    ],
+    ["Model", html`${model.name}, ${formatInteger(model.parameterCount)} parameters, ${model.source}`],
+    ["Model hash", hash(model.sha256)],
+    [
+      "Cluster",
+      html`${cluster.name}, ${plural(cluster.devices, "device")} of ${cluster.deviceKind}, ${cluster.devicesPerNode} a node, ${cluster.source}`,
+    ],
+    ["Cluster hash", hash(cluster.sha256)],
+    [
+      "Job",
+      `parameters ${job.dtypes.parameters}, gradients ${job.dtypes.gradients}, optimizer ${job.optimizer} in ${job.dtypes.optimizer}, runtime ${job.runtime}, at most ${formatPercent(job.limits.memoryFraction)} of memory`,
+    ],
+    ["Job hash", hash(provenance.job)],
+    ["Written by", `mpopt ${provenance.mpopt}, ${provenance.createdAt}, seed ${provenance.seed}`],
+  ];
+  for (const [launcher, losses] of Object.entries(plan.lossyFor)) {
+    if (losses.length) entries.push([`Not in ${launcher}`, losses.join(" ")]);
+  }
+  return html`<section id="provenance" aria-labelledby="provenance-title">
+<div class="head"><h2 id="provenance-title">Where this comes from</h2></div>
+<dl class="facts">${entries.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></section>`;
+}
+
+function swatch(kind: string): Markup {
+  return html`<svg class="swatch" viewBox="0 0 11 11" aria-hidden="true"><rect class="${kind}" width="11" height="11" rx="2"/></svg>`;
+}

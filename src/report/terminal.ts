@@ -1,0 +1,215 @@
+import type { Plan } from "../contracts/index.js";
+import {
+  axisSize,
+  certificateSentence,
+  layerRange,
+  planFacts,
+  provenanceMeaning,
+  scheduleTitle,
+  stageExtras,
+} from "./facts.js";
+import {
+  formatBytes,
+  formatCount,
+  formatGib,
+  formatInteger,
+  formatMilliseconds,
+  formatPercent,
+  formatSeconds,
+  plural,
+} from "./format.js";
+import { cleanText, truncate, wrap } from "./text.js";
+
+export interface TerminalOptions {
+  /** Whether to write ANSI colours. */
+  color: boolean;
+  /** Columns of the terminal; the table uses 80 to 120 of them. */
+  width: number;
+}
+
+type Style = "bold" | "dim" | "green" | "yellow" | "red" | "blue";
+const codes: Readonly<Record<Style, string>> = {
+  bold: "1",
+  dim: "2",
+  green: "32",
+  yellow: "33",
+  red: "31",
+  blue: "34",
+};
+
+/** Stages beyond this are shown by their ends, the slowest and the fullest. */
+const maximumStageRows = 24;
+
+/** The colours that a stream wants: none unless it is a terminal and NO_COLOR is unset (no-color.org). */
+export function terminalOptions(stream: { isTTY?: boolean; columns?: number }): TerminalOptions {
+  const color = stream.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
+  return { color, width: stream.columns ?? 100 };
+}
+
+/**
+ * A plan as a table for the terminal, 80 to 120 columns wide: headline, degrees, stages, time by term, the
+ * best rejected alternatives, and where the figures come from.
+ * @param options what stdout wants unless given.
+ */
+export function renderPlan(plan: Plan, options: TerminalOptions = terminalOptions(process.stdout)): string {
+  const width = Math.max(80, Math.min(120, Math.floor(options.width) || 80));
+  const paint = (text: string, ...styles: Style[]) =>
+    options.color && text && styles.length
+      ? `\u001b[${styles.map((style) => codes[style]).join(";")}m${text}\u001b[0m`
+      : text;
+  const facts = planFacts(plan);
+  const { estimate, certificate } = plan;
+  const lines: string[] = [];
+  const heading = (title: string) => lines.push("", paint(title, "bold"));
+  const sentence = (text: string, ...styles: Style[]) => {
+    for (const line of wrap(text, width - 2)) lines.push(`  ${paint(line, ...styles)}`);
+  };
+
+  const title = `${cleanText(plan.model.name)} on ${cleanText(plan.cluster.name)}`;
+  lines.push(paint(truncate(title, width), "bold"));
+  const headline: [string, string][] = [
+    ["step", formatSeconds(estimate.stepSeconds)],
+    ["tokens/s", formatCount(estimate.tokensPerSecond)],
+    ["MFU", formatPercent(estimate.mfu)],
+    ["HFU", formatPercent(estimate.hfu)],
+  ];
+  lines.push(
+    "",
+    `  ${headline.map(([key, value]) => `${paint(key, "dim")} ${paint(value, "bold")}`).join("    ")}`,
+  );
+  sentence(certificateSentence(plan), certificate.status === "optimal" ? "green" : "yellow");
+  sentence(facts.bindingReason);
+
+  heading("Parallelism");
+  sentence(
+    `pipeline ${facts.pipeline} × data ${facts.data} × tensor ${facts.tensor} = ${plural(plan.cluster.devices, "device")}` +
+      `${plan.mesh.sequenceParallel ? ", sequence parallel" : ""}, ZeRO-${plan.optimizer.zero}, ${cleanText(scheduleTitle(plan.schedule.name))}`,
+  );
+  sentence(
+    `global batch ${formatInteger(plan.batch.global)} = ${plural(plan.schedule.microBatches, "micro-batch")}` +
+      ` × ${plan.batch.micro} × ${plural(axisSize(plan, "data"), "replica")}, sequence ${formatInteger(plan.batch.sequence)}`,
+  );
+
+  heading("Stages");
+  lines.push(...stageTable(plan, width, paint));
+
+  heading("Time of one step");
+  const barWidth = width - 62;
+  for (const { term, label, seconds, share } of facts.time) {
+    const mark = term === facts.largest.term ? paint(" largest", "dim") : "";
+    lines.push(
+      `  ${label.padEnd(30)}${formatSeconds(seconds).padStart(10)}${formatPercent(share).padStart(9)}  ` +
+        `${paint(bar(share, barWidth), term === "compute" ? "blue" : "yellow")}${mark}`.trimEnd(),
+    );
+  }
+  const overhead = facts.overhead
+    ? `Largest overhead: ${facts.overhead.label.toLowerCase()}, ${formatPercent(facts.overhead.share)} of the step. `
+    : "";
+  sentence(
+    `${overhead}Stage ${facts.slowestStage.index} sets the pace with ${formatSeconds(facts.slowestStage.seconds)} a micro-batch; ` +
+      `the mean stage takes ${formatPercent(facts.balance)} of that.`,
+    "dim",
+  );
+
+  if (plan.rejected.length) {
+    heading("Rejected alternatives");
+    for (const { plan: name, reason, stepSeconds, memoryBytes } of plan.rejected) {
+      const figures = [
+        ...(stepSeconds === undefined
+          ? []
+          : [`${formatSeconds(stepSeconds)}${relative(stepSeconds, estimate.stepSeconds)}`]),
+        ...(memoryBytes === undefined ? [] : [formatBytes(memoryBytes)]),
+      ].join(", ");
+      const tail = figures ? `  ${figures}` : "";
+      lines.push(`  ${truncate(cleanText(name), width - 2 - tail.length)}${paint(tail, "dim")}`);
+      for (const line of wrap(cleanText(reason), width - 4)) lines.push(`    ${paint(line, "dim")}`);
+    }
+  }
+
+  heading("Figures");
+  const color = estimate.provenance === "measured" ? "green" : "yellow";
+  const [first, ...others] = wrap(
+    `${estimate.provenance}: ${provenanceMeaning[estimate.provenance]}.`,
+    width - 2,
+  );
+  lines.push(`  ${paint(first!, color)}`, ...others.map((line) => `  ${paint(line, color)}`));
+  sentence(
+    `model ${plan.model.sha256.slice(0, 12)}, cluster ${plan.cluster.sha256.slice(0, 12)}, job ${plan.provenance.job.slice(0, 12)}, ` +
+      `mpopt ${cleanText(plan.provenance.mpopt)}, seed ${plan.provenance.seed}`,
+    "dim",
+  );
+  return lines.join("\n");
+}
+
+function stageTable(
+  plan: Plan,
+  width: number,
+  paint: (text: string, ...styles: Style[]) => string,
+): string[] {
+  const facts = planFacts(plan);
+  const memoryOf = new Map(plan.estimate.memory.map((entry) => [entry.pipelineRank, entry]));
+  const barWidth = Math.min(20, width - 75);
+  const lines = [
+    paint(
+      `  ${"stage".padStart(5)}  ${"layers".padStart(9)}${"n".padStart(5)}  ${"holds".padEnd(9)}  ${"recompute".padEnd(9)} ` +
+        `${"fwd ms".padStart(7)}${"bwd ms".padStart(8)}  memory, GiB`,
+      "dim",
+    ),
+  ];
+  const stages = [...plan.stages].sort((a, b) => a.index - b.index);
+  const shown = shownStages(plan, facts);
+  let skipped = 0;
+  for (const stage of stages) {
+    if (!shown.has(stage.index)) {
+      skipped++;
+      continue;
+    }
+    if (skipped) lines.push(paint(`  ${"⋯".padStart(5)}  ${plural(skipped, "stage")}`, "dim"));
+    skipped = 0;
+    const memory = memoryOf.get(stage.rank);
+    const share = memory && memory.limitBytes > 0 ? memory.reservedBytes / memory.limitBytes : 0;
+    const style: Style = share > 1 ? "red" : share >= 0.9 ? "yellow" : "green";
+    const slowest = stage.index === facts.slowestStage.index;
+    const times =
+      formatMilliseconds(stage.forwardSeconds).padStart(7) +
+      formatMilliseconds(stage.backwardSeconds).padStart(8);
+    const extras = stageExtras(stage).replace("embedding + head", "emb+head");
+    lines.push(
+      `  ${String(stage.index).padStart(5)}  ${layerRange(stage.layers).padStart(9)}` +
+        `${String(stage.layers.end - stage.layers.start).padStart(5)}  ${extras.padEnd(9)}  ` +
+        `${(stage.recompute === "none" ? "–" : stage.recompute).padEnd(9)} ${slowest ? paint(times, "bold") : times}  ` +
+        (memory
+          ? `${formatGib(memory.reservedBytes).padStart(5)}/${formatGib(memory.limitBytes).padEnd(5)} ` +
+            paint(`${bar(share, barWidth, true)}`, style)
+          : ""),
+    );
+  }
+  return lines;
+}
+
+/** All stages, or of many the first, the last, the slowest and the one on the fullest rank. */
+function shownStages(plan: Plan, facts: ReturnType<typeof planFacts>): Set<number> {
+  const count = plan.stages.length;
+  const shown = new Set<number>();
+  for (const { index, rank } of plan.stages) {
+    const special = index === facts.slowestStage.index || rank === facts.fullestRank.pipelineRank;
+    if (count <= maximumStageRows || index < 8 || index >= count - 6 || special) shown.add(index);
+  }
+  return shown;
+}
+
+const eighths = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+
+/** A horizontal bar with a resolution of an eighth of a column; `track` fills the rest with dots. */
+function bar(share: number, width: number, track = false): string {
+  const units = Math.round(Math.max(0, Math.min(1, share)) * width * 8);
+  const filled = "█".repeat(Math.floor(units / 8)) + eighths[units % 8]!;
+  return track ? filled.padEnd(width, "·") : filled;
+}
+
+/** ` (+6.4 %)` against a reference. */
+function relative(value: number, reference: number): string {
+  if (!(reference > 0)) return "";
+  const change = (value / reference - 1) * 100;
+  return ` (${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)} %)`;
+}
