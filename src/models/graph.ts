@@ -45,6 +45,11 @@ export interface LayerSpec {
 /** Axes that run over a shorter part of another loop dimension wherever they occur. */
 const commonViews: Readonly<Record<string, string>> = { keyValueHead: "head" };
 
+/** Loop dimensions of an operator that runs over a tensor with these axes. */
+export const loopDimensions = (axes: Axes): Axes =>
+  Object.fromEntries(Object.entries(axes).map(([name, size]) => [commonViews[name] ?? name, size]));
+
+/** Product of the sizes. */
 export const elements = (axes: Axes): number => Object.values(axes).reduce((all, size) => all * size, 1);
 
 /** The axes of a tensor, name → size. */

@@ -101,7 +101,11 @@ export function importHuggingFace(
   context: Partial<ImportContext> = {},
 ): Model {
   if (typeof config !== "object" || config === null || Array.isArray(config)) {
-    throw new MpoptError("E_FIELD", `${where}: expected an object of configuration fields at the top.`);
+    const found = Array.isArray(config) ? "a list" : config === null ? "null" : `a ${typeof config}`;
+    throw new MpoptError(
+      "E_FIELD",
+      `${where}: expected an object of configuration fields but found ${found}.`,
+    );
   }
   const values = config as Readonly<Record<string, unknown>>;
   const fields = new ConfigFields(values, where);

@@ -83,7 +83,7 @@ export function mixtureOfExperts(g: GraphBuilder, spec: ExpertsSpec, x: Tensor):
     kind: "combine",
     name: "combine",
     module: spec.module,
-    inputs: [expertOut, weights],
+    inputs: [expertOut, weights, indices],
     outputs: [combined],
     dims: { ...routed, hidden },
     fixed: ["choice"],

@@ -1,5 +1,5 @@
 import type { Tensor } from "../../contracts/index.js";
-import { type Axes, axesOf, elements, type GraphBuilder, without } from "../graph.js";
+import { type Axes, axesOf, elements, type GraphBuilder, loopDimensions, without } from "../graph.js";
 
 /**
  * Operators that all families are made of.
@@ -55,7 +55,7 @@ export function norm(g: GraphBuilder, spec: NormSpec, x: Tensor): Tensor {
     module: spec.module,
     inputs: [x, ...weights],
     outputs: [out],
-    dims: axes,
+    dims: loopDimensions(axes),
     fixed: [feature],
     flops: { forward, backward: 2 * forward },
     saved: [x],

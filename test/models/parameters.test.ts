@@ -1,0 +1,126 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { importHuggingFace, loadModel } from "../../src/models/index.js";
+import { published, samples } from "./published.js";
+
+describe("parameter counts", () => {
+  it.each([
+    ["gpt2", 124_439_808],
+    ["mistral-7b", 7_241_732_096],
+    ["llama-3.1-8b", 8_030_261_248],
+    ["llama-3.1-70b", 70_553_706_496],
+    ["llama-3.1-405b", 405_853_388_800],
+    ["qwen2.5-72b", 72_706_203_648],
+    ["mixtral-8x7b", 46_702_792_704],
+    ["qwen3-30b-a3b", 30_532_122_624],
+    ["deepseek-v3", 671_026_419_200],
+  ])("preset %s has %i", (name, count) => {
+    expect(loadModel(name).parameterCount).toBe(count);
+  });
+
+  it.each(Object.entries(published))("%s as published", (name, { count, config }) => {
+    expect(importHuggingFace(config, name).parameterCount).toBe(count);
+  });
+
+  it("reads tied embeddings as tied where GPT-2, OPT and Gemma omit the field, and Llama as untied", () => {
+    const tied = (family: string) => importHuggingFace(samples[family], family).architecture!.tiedEmbeddings;
+    expect(["gpt2", "opt", "gemma2"].map(tied)).toEqual([true, true, true]);
+    expect(["llama", "mistral", "qwen2", "gpt_neox", "deepseek_v3"].map(tied)).toEqual(Array(5).fill(false));
+  });
+
+  it("counts a tied embedding once", () => {
+    const config = samples.llama!;
+    const untied = importHuggingFace(config, "untied");
+    const tied = importHuggingFace({ ...config, tie_word_embeddings: true }, "tied");
+    expect(untied.parameterCount - tied.parameterCount).toBe(96 * 64);
+    const head = tied.tensors.find((tensor) => tensor.name === "lm_head.weight");
+    expect(head?.tiedTo).toBe("model.embed_tokens.weight");
+  });
+
+  it("follows the class default of head_dim and num_key_value_heads where a file omits them", () => {
+    const { num_key_value_heads: _, head_dim: __, ...qwen3 } = samples.qwen3!;
+    const imported = importHuggingFace({ ...qwen3, num_attention_heads: 32 }, "qwen3").architecture!;
+    expect(imported).toMatchObject({ headSize: 128, keyValueHeads: 32 });
+    const llama = importHuggingFace({ ...samples.llama, num_key_value_heads: null }, "llama").architecture!;
+    expect(llama).toMatchObject({ headSize: 16, keyValueHeads: 4 });
+  });
+
+  it("accepts GPT-2 under the general names and a class name without model_type", () => {
+    const config = {
+      architectures: ["GPT2LMHeadModel"],
+      vocab_size: 50257,
+      max_position_embeddings: 1024,
+      hidden_size: 768,
+      num_hidden_layers: 12,
+      num_attention_heads: 12,
+    };
+    expect(importHuggingFace(config, "general").parameterCount).toBe(124_439_808);
+  });
+
+  it("places experts by decoder_sparse_step and mlp_only_layers", () => {
+    const blocks = (more: object) =>
+      importHuggingFace({ ...samples.qwen3_moe, ...more }, "moe")
+        .layers.filter((layer) => layer.kind === "block")
+        .map((layer) => layer.block);
+    expect(blocks({})).toEqual(["dense", "expert", "dense", "expert"]);
+    expect(blocks({ decoder_sparse_step: 1, mlp_only_layers: [0, 2] })).toEqual(blocks({}));
+    expect(blocks({ decoder_sparse_step: 1 })).toEqual(Array(4).fill("decoder"));
+  });
+
+  it("equals a closed formula on random Llama-like configurations", () => {
+    const sizes = fc.record({
+      family: fc.constantFrom("llama", "mistral", "qwen2", "qwen3", "gemma2"),
+      groups: fc.integer({ min: 1, max: 6 }),
+      keyValueHeads: fc.integer({ min: 1, max: 6 }),
+      headSize: fc.integer({ min: 1, max: 40 }).map((half) => 2 * half),
+      hidden: fc.integer({ min: 1, max: 300 }),
+      ffn: fc.integer({ min: 1, max: 500 }),
+      layers: fc.integer({ min: 1, max: 5 }),
+      vocabulary: fc.integer({ min: 1, max: 999 }),
+      tied: fc.boolean(),
+      attentionBias: fc.boolean(),
+      mlpBias: fc.boolean(),
+    });
+    fc.assert(
+      fc.property(sizes, (s) => {
+        const heads = s.groups * s.keyValueHeads;
+        // Qwen2 has no field for the width of a head.
+        const hidden = s.family === "qwen2" ? heads * s.headSize : s.hidden;
+        const model = importHuggingFace(
+          {
+            model_type: s.family,
+            vocab_size: s.vocabulary,
+            hidden_size: hidden,
+            intermediate_size: s.ffn,
+            num_hidden_layers: s.layers,
+            num_attention_heads: heads,
+            num_key_value_heads: s.keyValueHeads,
+            tie_word_embeddings: s.tied,
+            attention_bias: s.attentionBias,
+            mlp_bias: s.mlpBias,
+            ...(s.family === "qwen2" ? {} : { head_dim: s.headSize }),
+          },
+          "random",
+        );
+        const query = heads * s.headSize;
+        const keyValue = 2 * s.keyValueHeads * s.headSize;
+        const inFamilies = (...names: string[]) => (names.includes(s.family) ? 1 : 0);
+        const flag = s.attentionBias ? 1 : 0;
+        const qkvBias = inFamilies("qwen2") + flag * inFamilies("llama", "qwen3", "gemma2");
+        const outputBias = flag * inFamilies("llama", "qwen3", "gemma2");
+        const mlpBias = (s.mlpBias ? 1 : 0) * inFamilies("llama");
+        const layer =
+          (2 * query + keyValue) * hidden +
+          qkvBias * (query + keyValue) +
+          outputBias * hidden +
+          3 * hidden * s.ffn +
+          mlpBias * (2 * s.ffn + hidden) +
+          (2 + 2 * inFamilies("gemma2")) * hidden +
+          2 * s.headSize * inFamilies("qwen3");
+        const tables = (s.tied ? 1 : 2) * s.vocabulary * hidden;
+        expect(model.parameterCount).toBe(tables + s.layers * layer + hidden);
+      }),
+      { numRuns: 300 },
+    );
+  });
+});
