@@ -87,7 +87,7 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
   );
   sentence(
     `global batch ${formatInteger(plan.batch.global)} = ${plural(plan.schedule.microBatches, "micro-batch")}` +
-      ` × ${plan.batch.micro} × ${plural(axisSize(plan, "data"), "replica")}, sequence ${formatInteger(plan.batch.sequence)}`,
+      ` of ${plan.batch.micro} × ${plural(axisSize(plan, "data"), "replica")}, sequence ${formatInteger(plan.batch.sequence)}`,
   );
 
   heading("Stages");

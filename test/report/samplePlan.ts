@@ -115,7 +115,8 @@ export function samplePlan(options: SampleOptions = {}): Plan {
   };
   const stepSeconds = Object.values(terms).reduce((a, b) => a + b, 0);
   const tokensPerSecond = (globalBatch * sequence) / stepSeconds;
-  const mfu = (6 * 405.9e9 * scale * tokensPerSecond) / (devices * 989e12);
+  const parameterCount = Math.round((405_853_388_800 * scale * layers) / 126);
+  const mfu = (6 * parameterCount * tokensPerSecond) / (devices * 989e12);
   const status = options.status ?? "optimal";
   const bound = status === "optimal" ? stepSeconds : stepSeconds * 0.968;
 
@@ -126,7 +127,7 @@ export function samplePlan(options: SampleOptions = {}): Plan {
       name: modelName,
       source: `preset ${modelName}`,
       sha256: documentHash(modelName),
-      parameterCount: Math.round(405_853_388_800 * scale),
+      parameterCount,
       blockLayers: layers,
     },
     cluster: {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { planFacts, renderPlan, terminalOptions } from "../../src/report/index.js";
+import { formatPercent, planFacts, renderPlan, terminalOptions } from "../../src/report/index.js";
 import { samplePlan } from "./samplePlan.js";
 
 const widest = (text: string) => Math.max(...text.split("\n").map((line) => [...line].length));
@@ -10,11 +10,11 @@ describe("renderPlan", () => {
     const text = renderPlan(plan, { color: false, width: 100 });
     for (const expected of [
       "llama-3.1-405b on h100-sxm:8x256",
-      "MFU 46.8 %",
-      "HFU 48.6 %",
+      `MFU ${formatPercent(plan.estimate.mfu)}`,
+      `HFU ${formatPercent(plan.estimate.hfu)}`,
       "Proven optimal",
       "pipeline 16 × data 16 × tensor 8 = 2,048 devices, sequence parallel, ZeRO-1, 1F1B",
-      "global batch 2,048 = 128 micro-batches × 1 × 16 replicas, sequence 8,192",
+      "global batch 2,048 = 128 micro-batches of 1 × 16 replicas, sequence 8,192",
       "Memory binds: pipeline rank 3 fills 96.6 %",
       "Largest overhead: tensor-parallel communication",
       "pipeline 8 × data 32 × tensor 8",

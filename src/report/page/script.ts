@@ -29,6 +29,7 @@ const rows = data.rows.map((row) => {
 // Seconds with a chosen resolution, in the unit that fits.
 const units = [["s", 1], ["ms", 1e-3], ["\\u00b5s", 1e-6], ["ns", 1e-9]];
 const time = (seconds, resolution, largest = Math.max(seconds, resolution)) => {
+  if (seconds === 0) return "0 s";
   const [unit, size] = units.find(([, size]) => largest >= size) ?? units[3];
   const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(resolution / size))));
   return (seconds / size).toFixed(digits) + " " + unit;
@@ -79,7 +80,7 @@ const decorate = () => {
     });
   }
   axis.replaceChildren();
-  const rough = secondsOf(110 * perPixel);
+  const rough = secondsOf(Math.min(110, view.clientWidth / 3) * perPixel);
   if (!(rough > 0)) return;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((n) => n * power >= rough);

@@ -32,7 +32,7 @@ export function pageHeader(plan: Plan, facts: PlanFacts): Markup {
     ...(plan.mesh.sequenceParallel ? [html`sequence parallel`] : []),
     html`<b>ZeRO-${plan.optimizer.zero}</b>`,
     html`<b>${scheduleTitle(plan.schedule.name)}</b> schedule`,
-    html`global batch <b>${formatInteger(plan.batch.global)}</b> = ${plural(plan.schedule.microBatches, "micro-batch")} × ${plan.batch.micro} × ${plural(facts.data, "replica")}`,
+    html`global batch <b>${formatInteger(plan.batch.global)}</b> = ${plural(plan.schedule.microBatches, "micro-batch")} of ${plan.batch.micro} × ${plural(facts.data, "replica")}`,
     html`sequence <b>${formatInteger(plan.batch.sequence)}</b>`,
   ];
   return html`<header>
@@ -50,12 +50,12 @@ function provenanceTag(plan: Plan): Markup {
 export function cards(plan: Plan, facts: PlanFacts): Markup {
   const { estimate, certificate } = plan;
   const { fullestRank } = facts;
-  const seconds = estimate.tokensPerSecond / Math.max(1, plan.cluster.devices);
+  const perDevice = estimate.tokensPerSecond / plan.cluster.devices;
   const tone = certificate.status === "optimal" ? "good" : certificate.status === "feasible" ? "warn" : "bad";
   const fill = fullestRank.share > 1 ? "bad" : fullestRank.share >= 0.9 ? "warn" : "";
   const entries: [string, string, string, string][] = [
-    ["Step time", formatSeconds(estimate.stepSeconds), `${formatInteger(plan.batch.global)} sequences`, ""],
-    ["Tokens per second", formatCount(estimate.tokensPerSecond), `${formatCount(seconds)} a device`, ""],
+    ["Step time", formatSeconds(estimate.stepSeconds), plural(plan.batch.global, "sequence"), ""],
+    ["Tokens per second", formatCount(estimate.tokensPerSecond), `${formatCount(perDevice)} a device`, ""],
     ["MFU", formatPercent(estimate.mfu), "without recomputation", ""],
     ["HFU", formatPercent(estimate.hfu), "with recomputation", ""],
     [

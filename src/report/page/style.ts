@@ -8,9 +8,9 @@ const variables = (theme: "light" | "dark") =>
 
 const light = `
   --page:#f6f6f3; --surface:#ffffff; --ink:#1b1f24; --muted:#666d75; --line:#e3e3de; --soft:#f1f1ed;
-  --idle:#efefea; --accent:#2f5b9c; --good:#2c7a57; --warn:#9a6412; --bad:#b3392f;
+  --idle:#ebebe6; --accent:#2f5b9c; --good:#2c7a57; --warn:#9a6412; --bad:#b3392f;
   --good-soft:#e3f1ea; --warn-soft:#f7ecd9; --bad-soft:#f8e3e0;
-  --forward:#4676bd; --forward-alt:#6f97d3; --backward:#dc9a45; --backward-alt:#e9b673; --on-block:#ffffff;
+  --forward:#3a69ae; --forward-alt:#5c87ca; --backward:#dc9a45; --backward-alt:#e9b673; --on-block:#ffffff;
   --on-backward:#3a2504; ${variables("light")}`;
 const dark = `
   --page:#15171a; --surface:#1d2024; --ink:#e8e9ea; --muted:#9aa1a9; --line:#31353b; --soft:#262a2f;
@@ -44,7 +44,7 @@ h1 span{color:var(--muted);font-weight:400}
 .cards dt{color:var(--muted);font-size:12.5px}
 .cards dd{margin:0}
 .cards .value{font-size:23px;line-height:1.3;font-weight:620;letter-spacing:-.015em;margin-top:3px}
-.cards .value.text{font-size:17px;line-height:30px;letter-spacing:-.01em}
+.cards .value.text{font-size:17px;line-height:22px;padding:4px 0;letter-spacing:-.01em}
 .cards .detail{color:var(--muted);font-size:12.5px;line-height:1.4;margin-top:4px}
 .good{color:var(--good)}.warn{color:var(--warn)}.bad{color:var(--bad)}
 .lead{margin:18px 2px 0;max-width:104ch;color:var(--ink)}
@@ -56,7 +56,7 @@ h1 span{color:var(--muted);font-weight:400}
 section{background:var(--surface);border:1px solid var(--line);border-radius:12px;padding:24px 26px 26px;margin:20px 0 0}
 h2{font-size:18px;line-height:1.3;font-weight:620;letter-spacing:-.01em;margin:0}
 .note{color:var(--muted);font-size:13.5px;margin:4px 0 0;max-width:112ch}
-.head{display:flex;flex-wrap:wrap;justify-content:space-between;align-items:flex-start;gap:8px 20px;margin-bottom:16px}
+.head{display:flex;justify-content:space-between;align-items:flex-start;gap:8px 20px;margin-bottom:16px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
 th{font-weight:500;color:var(--muted);text-align:left;font-size:12.5px}
@@ -104,7 +104,7 @@ ${termRules}
 .sync{stroke:var(--time-gradientSynchronisation)}.step{stroke:var(--time-optimizer)}
 .swatch.f0,.swatch.b0,.swatch.sync,.swatch.step,.swatch.dense .f1{stroke:var(--forward)}.dense .b1{stroke:var(--backward)}
 .steady{stroke-width:22px}
-.controls{display:flex;gap:6px;align-items:center}
+.controls{flex:none;gap:6px;align-items:center}
 button{font:inherit;font-size:13px;line-height:1;color:var(--ink);background:var(--surface);border:1px solid var(--line);border-radius:6px;padding:6px 10px;cursor:pointer}
 button:hover{background:var(--soft)}
 .readout{min-height:21px;margin:8px 0 0;font-size:13px;color:var(--muted)}
@@ -118,7 +118,7 @@ dl.facts dt{color:var(--muted)}
 dl.facts dd{margin:0}
 footer{color:var(--muted);font-size:12.5px;padding-top:20px;padding-bottom:44px}
 @media (max-width:1000px){.cards{grid-template-columns:repeat(3,minmax(0,1fr))}.cards>div{border-bottom:1px solid var(--line);margin-bottom:-1px}}
-@media (max-width:640px){main,header,footer{padding-left:16px;padding-right:16px}.cards{grid-template-columns:repeat(2,minmax(0,1fr))}section{padding:18px 16px 20px}h1{font-size:25px}.wide{width:40%}}
+@media (max-width:640px){.head{flex-wrap:wrap}main,header,footer{padding-left:16px;padding-right:16px}.cards{grid-template-columns:repeat(2,minmax(0,1fr))}section{padding:18px 16px 20px}h1{font-size:25px}.wide{width:40%}}
 @media print{
 :root{${light}}
 @page{margin:14mm}

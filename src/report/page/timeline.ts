@@ -84,7 +84,7 @@ export function timelineSection(plan: Plan, step: StepSimulation): Markup {
 
   return html`<section id="timeline" aria-labelledby="timeline-title">
 <div class="head"><div><h2 id="timeline-title">Pipeline timeline</h2>
-<p class="note">One step, simulated from the stages’ times: ${formatSeconds(pipeline.stepSeconds)} in the pipeline, ${formatPercent(pipeline.bubbleRatio)} of it idle. Shades alternate from one micro-batch to the next.${ranksShown}</p></div>
+<p class="note">One step, simulated from the stages’ times: ${formatSeconds(pipeline.stepSeconds)} in the pipeline, ${formatPercent(pipeline.bubbleRatio)} of it idle. Zoomed in, shades alternate with the micro-batches.${ranksShown}</p></div>
 <div class="controls needs-script"><button type="button" data-zoom="out" aria-label="Zoom out">−</button><button type="button" data-zoom="in" aria-label="Zoom in">+</button><button type="button" data-zoom="fit">Fit</button></div></div>
 <div class="timeline">
 ${labels("left", rankCount > 99 ? 62 : 54, (row) => `rank ${row.rank}`)}
