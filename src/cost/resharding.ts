@@ -1,0 +1,26 @@
+import type { Group } from "../cluster/index.js";
+import type { Collective, CommunicationModel } from "./communication.js";
+import { type Placement, samePlacement } from "./placement.js";
+
+/**
+ * Seconds to bring a tensor from one placement to another over a group.
+ * @param bytes the whole tensor.
+ * @returns Infinity where no collective does it (into a partial sum).
+ */
+export function reshardSeconds(
+  from: Placement,
+  to: Placement,
+  bytes: number,
+  group: Group,
+  communication: CommunicationModel,
+): number {
+  if (samePlacement(from, to)) return 0;
+  const seconds = (collective: Collective, size: number) =>
+    communication.collectiveSeconds(collective, size, group);
+  if (to.kind === "partial") return Number.POSITIVE_INFINITY;
+  if (from.kind === "partial") {
+    return to.kind === "replicate" ? seconds("allReduce", bytes) : seconds("reduceScatter", bytes);
+  }
+  if (from.kind === "replicate") return 0;
+  return to.kind === "replicate" ? seconds("allGather", bytes) : seconds("allToAll", bytes / group.size);
+}

@@ -1,0 +1,214 @@
+import { type Architecture, MpoptError, type Plan } from "../contracts/index.js";
+import type { Exporter } from "./exporter.js";
+import { shellQuote } from "./shell.js";
+
+/**
+ * Megatron-LM: flags for `pretrain_gpt.py`, as its argument parser of August 2026 takes them
+ * (megatron/training/arguments.py and the dataclasses that it reads).
+ */
+export const megatron: Exporter = {
+  name: "megatron",
+  lossy,
+  files: (plan) => ({
+    "train.sh": launchScript(plan),
+    "args.txt": `${argumentsOf(plan).map(groupLine).join("\n")}\n`,
+    "plan.json": `${JSON.stringify(plan, null, 1)}\n`,
+  }),
+};
+
+type Flag = readonly [name: string, ...values: string[]];
+
+function size(plan: Plan, axis: "pipeline" | "data" | "tensor"): number {
+  return plan.mesh.sizes[plan.mesh.axes.indexOf(axis)] ?? 1;
+}
+
+/**
+ * The stage layout string: `E` embedding, `t` a decoder layer, `L` the loss, `|` between stages
+ * (megatron/core/transformer/pipeline_parallel_layer_layout.py).
+ */
+export function pipelineLayout(plan: Plan): string {
+  return plan.stages
+    .map((stage) => {
+      const layers = "t".repeat(stage.layers.end - stage.layers.start);
+      return `${stage.embedding ? "E" : ""}${layers}${stage.head ? "L" : ""}`;
+    })
+    .join("|");
+}
+
+function lossy(plan: Plan): string[] {
+  const missing: string[] = [];
+  const { architecture } = plan.model;
+  if (!architecture) missing.push("the model: its architecture is not one that Megatron builds from flags");
+  if (architecture && architecture.family === "gemma2")
+    missing.push("Gemma 2: logit soft-capping and post-norms");
+  if (architecture && architecture.family === "opt") missing.push("OPT: ReLU and offset positions");
+  if (plan.cluster.deviceType === "cpu") missing.push("CPU devices: Megatron-LM trains on GPUs");
+  if (new Set(plan.stages.map((stage) => stage.recompute)).size > 1) {
+    missing.push("recomputation that differs between stages");
+  }
+  if (plan.mesh.axes.join() !== "pipeline,data,tensor") {
+    missing.push(`the rank order ${plan.mesh.axes.join(", ")}: Megatron's is pipeline, data, tensor`);
+  }
+  if (plan.job.dtypes.parameters !== "bf16" && plan.job.dtypes.parameters !== "f16") {
+    missing.push(
+      `parameters in ${plan.job.dtypes.parameters}: the distributed optimizer keeps a 16-bit copy`,
+    );
+  }
+  if (architecture?.experts && size(plan, "tensor") > 1 && !plan.mesh.sequenceParallel) {
+    missing.push("experts with tensor parallelism but without sequence parallelism");
+  }
+  return missing;
+}
+
+/** All flags, in groups: parallelism first, then the model, then the batch. */
+function argumentsOf(plan: Plan): Flag[] {
+  const { architecture } = plan.model;
+  if (!architecture) {
+    throw new MpoptError(
+      "E_LOSSY",
+      `Expected a model whose architecture is known for Megatron-LM but found ${plan.model.name} without one.`,
+    );
+  }
+  return [...parallelism(plan), ...modelFlags(architecture, plan), ...training(plan)];
+}
+
+function parallelism(plan: Plan): Flag[] {
+  const flags: Flag[] = [
+    ["--tensor-model-parallel-size", String(size(plan, "tensor"))],
+    ["--pipeline-model-parallel-size", String(size(plan, "pipeline"))],
+  ];
+  if (plan.stages.length > 1) flags.push(["--pipeline-model-parallel-layout", pipelineLayout(plan)]);
+  if (plan.mesh.sequenceParallel) flags.push(["--sequence-parallel"]);
+  if (plan.optimizer.zero === 1) flags.push(["--use-distributed-optimizer"]);
+  if (size(plan, "data") > 1) {
+    flags.push(["--overlap-grad-reduce"]);
+    if (plan.optimizer.zero === 1) flags.push(["--overlap-param-gather"]);
+  }
+  const recompute = plan.stages[0]!.recompute;
+  if (recompute === "full") {
+    flags.push(
+      ["--recompute-granularity", "full"],
+      ["--recompute-method", "uniform"],
+      ["--recompute-num-layers", "1"],
+    );
+  } else if (recompute === "selective") {
+    flags.push(["--recompute-granularity", "selective"], ["--recompute-modules", "core_attn"]);
+  }
+  return flags;
+}
+
+function modelFlags(architecture: Architecture, plan: Plan): Flag[] {
+  const flags: Flag[] = [
+    ["--num-layers", String(architecture.layers)],
+    ["--hidden-size", String(architecture.hidden)],
+    ["--ffn-hidden-size", String(architecture.ffn)],
+    ["--num-attention-heads", String(architecture.heads)],
+    ["--kv-channels", String(architecture.headSize)],
+    ["--seq-length", String(plan.batch.sequence)],
+    ["--max-position-embeddings", String(Math.max(architecture.maxSequence, plan.batch.sequence))],
+    ["--normalization", architecture.norm === "rms_norm" ? "RMSNorm" : "LayerNorm"],
+    ["--vocab-size", String(architecture.vocabulary)],
+    ["--make-vocab-size-divisible-by", "1"],
+    ["--attention-dropout", "0"],
+    ["--hidden-dropout", "0"],
+  ];
+  if (architecture.normEpsilon) flags.push(["--norm-epsilon", String(architecture.normEpsilon)]);
+  if (architecture.keyValueHeads !== architecture.heads && !architecture.latent) {
+    flags.push(["--group-query-attention"], ["--num-query-groups", String(architecture.keyValueHeads)]);
+  }
+  if (architecture.gated) flags.push(["--swiglu"]);
+  if (architecture.positions === "rotary") {
+    flags.push(["--position-embedding-type", "rope"]);
+    if (architecture.ropeTheta) flags.push(["--rotary-base", String(Math.round(architecture.ropeTheta))]);
+    if (architecture.rotaryFraction && architecture.rotaryFraction !== 1) {
+      flags.push(["--rotary-percent", String(architecture.rotaryFraction)]);
+    }
+  } else {
+    flags.push([
+      "--position-embedding-type",
+      architecture.positions === "learned" ? "learned_absolute" : "none",
+    ]);
+  }
+  if (!architecture.tiedEmbeddings) flags.push(["--untie-embeddings-and-output-weights"]);
+  if (!architecture.mlpBias) flags.push(["--disable-bias-linear"]);
+  if (architecture.attentionBias && !architecture.mlpBias) flags.push(["--add-qkv-bias"]);
+  if (architecture.queryKeyNorm || architecture.latent) flags.push(["--qk-layernorm"]);
+  if (architecture.slidingWindow && architecture.slidingWindow < plan.batch.sequence) {
+    flags.push(["--window-size", `${architecture.slidingWindow - 1},0`]);
+  }
+  return [...flags, ...latentFlags(architecture), ...expertFlags(architecture)];
+}
+
+function latentFlags({ latent }: Architecture): Flag[] {
+  if (!latent) return [];
+  const flags: Flag[] = [
+    ["--multi-latent-attention"],
+    ["--kv-lora-rank", String(latent.keyValueRank)],
+    ["--qk-head-dim", String(latent.noRopeHeadSize)],
+    ["--qk-pos-emb-head-dim", String(latent.ropeHeadSize)],
+    ["--v-head-dim", String(latent.valueHeadSize)],
+  ];
+  if (latent.queryRank > 0) flags.push(["--q-lora-rank", String(latent.queryRank)]);
+  return flags;
+}
+
+function expertFlags({ experts, layers }: Architecture): Flag[] {
+  if (!experts) return [];
+  const flags: Flag[] = [
+    ["--num-experts", String(experts.routed)],
+    ["--moe-router-topk", String(experts.topK)],
+    ["--moe-ffn-hidden-size", String(experts.ffn)],
+    ["--moe-grouped-gemm"],
+    ["--moe-token-dispatcher-type", "alltoall"],
+  ];
+  if (experts.shared > 0) flags.push(["--moe-shared-expert-intermediate-size", String(experts.sharedFfn)]);
+  if (experts.denseLayers > 0) {
+    flags.push(["--moe-layer-freq", `([0]*${experts.denseLayers}+[1]*${layers - experts.denseLayers})`]);
+  }
+  return flags;
+}
+
+function training(plan: Plan): Flag[] {
+  return [
+    ["--micro-batch-size", String(plan.batch.micro)],
+    ["--global-batch-size", String(plan.batch.global)],
+    [plan.job.dtypes.parameters === "f16" ? "--fp16" : "--bf16"],
+    ["--use-mcore-models"],
+    ["--transformer-impl", "transformer_engine"],
+    ["--optimizer", plan.optimizer.name],
+  ];
+}
+
+function groupLine(flag: Flag): string {
+  return flag.map(shellQuote).join(" ");
+}
+
+/** A script that starts the ranks of one node; the flags that are the user's (data, learning rate) follow "$@". */
+function launchScript(plan: Plan): string {
+  const { devices, devicesPerNode } = plan.cluster;
+  const perNode = Math.min(devices, devicesPerNode);
+  const nodes = devices / perNode;
+  const environment =
+    size(plan, "tensor") > 1
+      ? ["export CUDA_DEVICE_MAX_CONNECTIONS=1 # kernels start in the order they were sent"]
+      : [];
+  return [
+    "#!/usr/bin/env bash",
+    `# Megatron-LM on ${devices} devices: run on every node from the folder of Megatron-LM, with data and`,
+    "# optimizer flags behind it. Set NODE_RANK, MASTER_ADDR and MASTER_PORT where there are several nodes.",
+    "set -euo pipefail",
+    `NODES="\${NNODES:-${nodes}}"`,
+    `if [ "$NODES" != ${nodes} ]; then`,
+    `  echo "Expected ${nodes} nodes of ${perNode} devices for this plan but found NNODES=$NODES." >&2`,
+    "  exit 2",
+    "fi",
+    ...environment,
+    "FLAGS=(",
+    ...argumentsOf(plan).map((flag) => `  ${groupLine(flag)}`),
+    ")",
+    `exec torchrun --nnodes ${nodes} --nproc-per-node ${perNode} --node-rank "\${NODE_RANK:-0}" \\`,
+    '  --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \\',
+    '  "${MEGATRON_SCRIPT:-pretrain_gpt.py}" "${FLAGS[@]}" "$@"',
+    "",
+  ].join("\n");
+}

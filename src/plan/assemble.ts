@@ -1,0 +1,205 @@
+import { deviceCount, devicesPerNode, uniformDevice } from "../cluster/index.js";
+import {
+  type Cluster,
+  documentHash,
+  type Estimate,
+  type Job,
+  type Model,
+  type OperatorPlacement,
+  type Plan,
+  type Stage,
+  weakestProvenance,
+} from "../contracts/index.js";
+import { placementName } from "../cost/placement.js";
+import { distinctLayers, modelFlops, scaledFlops } from "../models/workload.js";
+import type {
+  Configuration,
+  CostModels,
+  LayerChain,
+  StageCosts,
+  StageSeconds,
+} from "../search/stageCosts.js";
+
+/** Row r holds the coordinates of rank r: pipeline slowest, tensor fastest. */
+export function rankTable(configuration: Pick<Configuration, "pipeline" | "data" | "tensor">): number[][] {
+  const { pipeline, data, tensor } = configuration;
+  const table: number[][] = [];
+  for (let p = 0; p < pipeline; p++) {
+    for (let d = 0; d < data; d++) for (let t = 0; t < tensor; t++) table.push([p, d, t]);
+  }
+  return table;
+}
+
+/** Stages with their devices, modules and times. */
+export function assembleStages(model: Model, costs: StageCosts, boundaries: readonly number[]): Stage[] {
+  const { pipeline, data, tensor, recompute } = costs.configuration;
+  const modules = (kind: "embedding" | "block" | "head") =>
+    model.layers.filter((layer) => layer.kind === kind).map((layer) => layer.modules);
+  const blocks = modules("block");
+  const width = data * tensor;
+  return Array.from({ length: pipeline }, (_, index): Stage => {
+    const start = boundaries[index]!;
+    const end = boundaries[index + 1]!;
+    const embedding = index === 0;
+    const head = index === pipeline - 1;
+    const { forward, backward } = costs.seconds(index, start, end);
+    return {
+      index,
+      rank: index,
+      chunk: 0,
+      devices: Array.from({ length: width }, (_, k) => index * width + k),
+      layers: { start, end },
+      embedding,
+      head,
+      modules: [
+        ...(embedding ? modules("embedding").flat() : []),
+        ...blocks.slice(start, end).flat(),
+        ...(head ? modules("head").flat() : []),
+      ],
+      recompute,
+      forwardSeconds: forward,
+      backwardSeconds: backward,
+    };
+  });
+}
+
+/** Sharding of every operator of every distinct layer. */
+export function assembleOperators(model: Model, chain: LayerChain): OperatorPlacement[] {
+  const result: OperatorPlacement[] = [];
+  const numbered = { embedding: 0, block: 0, head: 0 };
+  const costOf = new Map<string, LayerChain["blocks"][number]>();
+  for (const layer of model.layers) {
+    const list = layer.kind === "block" ? chain.blocks : chain[layer.kind];
+    const cost = list[numbered[layer.kind]++]!;
+    if (!costOf.has(layer.block)) costOf.set(layer.block, cost);
+  }
+  for (const { block, layer, operators } of distinctLayers(model)) {
+    const { strategies } = costOf.get(block)!;
+    operators.forEach((operator, i) => {
+      const strategy = strategies[i]!;
+      const modules = operator.modules ?? (operator.module ? [operator.module] : []);
+      result.push({
+        block,
+        operator: operator.name,
+        modules: layer.kind === "block" ? modules.map(starNumber) : modules,
+        sharding: {
+          tensor: {
+            inputs: strategy.inputs.map((use) => placementName(use.placement)),
+            outputs: strategy.outputs.map(placementName),
+          },
+        },
+      });
+    });
+  }
+  return result;
+}
+
+function starNumber(module: string): string {
+  return module.replace(/\.\d+(?=\.|$)/, ".*");
+}
+
+/** The estimate of a placement: see `search/stages.ts` for the objective that `stepSeconds` is. */
+export function assembleEstimate(
+  model: Model,
+  models: CostModels,
+  costs: StageCosts,
+  boundaries: readonly number[],
+): Estimate {
+  const { configuration } = costs;
+  const { pipeline, data, tensor, microBatches, microBatch, recompute } = configuration;
+  const { job, cluster, compute, communication, memory } = models;
+  const stages = Array.from({ length: pipeline }, (_, i) =>
+    costs.seconds(i, boundaries[i]!, boundaries[i + 1]!),
+  );
+  const once = (stage: StageSeconds) => stage.gradientSynchronisation + stage.optimizer;
+  const perMicroBatch = (stage: StageSeconds) => stage.forward + stage.backward;
+  const slowest = stages.reduce((a, b) => (perMicroBatch(b) > perMicroBatch(a) ? b : a));
+  const last = stages.reduce((a, b) => (once(b) > once(a) ? b : a));
+  const sum = stages.reduce((total, stage) => total + perMicroBatch(stage), 0);
+  const terms = {
+    compute: microBatches * slowest.compute,
+    recompute: microBatches * slowest.recompute,
+    tensorCommunication: microBatches * slowest.tensorCommunication,
+    pipelineTransfer: microBatches * slowest.transfer,
+    bubble: sum - perMicroBatch(slowest),
+    gradientSynchronisation: last.gradientSynchronisation,
+    optimizer: last.optimizer,
+  };
+  const stepSeconds = sum + (microBatches - 1) * perMicroBatch(slowest) + once(last);
+  const workload = { batch: job.globalBatch, sequence: job.sequence };
+  const flops = modelFlops(model, workload);
+  const useful = flops.forward + flops.backward;
+  const repeated = repeatedFlops(model, recompute, { batch: microBatch, sequence: job.sequence });
+  const capacity = stepSeconds * pipeline * data * tensor * compute.peak(job.dtypes.parameters);
+  return {
+    stepSeconds,
+    tokensPerSecond: (job.globalBatch * job.sequence) / stepSeconds,
+    mfu: useful / capacity,
+    hfu: (useful + repeated * microBatches * data) / capacity,
+    provenance: weakestProvenance([
+      compute.provenance,
+      communication.provenance,
+      compute.device.memoryBytes.provenance,
+      cluster.memoryOverheads.contextBytes.provenance,
+    ]),
+    terms,
+    memory: stages.map((_, i) => {
+      const byTerm = costs.memory(i, boundaries[i]!, boundaries[i + 1]!);
+      return {
+        pipelineRank: i,
+        devices: data * tensor,
+        terms: byTerm,
+        allocatedBytes: memory.allocatedBytes(byTerm),
+        reservedBytes: memory.reservedBytes(byTerm),
+        limitBytes: memory.limitBytes,
+      };
+    }),
+  };
+}
+
+/** FLOPs of one micro-batch that recomputation repeats, all devices together. */
+function repeatedFlops(
+  model: Model,
+  recompute: Configuration["recompute"],
+  workload: { batch: number; sequence: number },
+): number {
+  if (recompute === "none") return 0;
+  let flops = 0;
+  for (const { layer, count, operators } of distinctLayers(model)) {
+    if (layer.kind !== "block") continue;
+    for (const operator of operators) {
+      if (recompute === "selective" && operator.kind !== "attention") continue;
+      flops += count * scaledFlops(operator, model.reference, workload).forward;
+    }
+  }
+  return flops;
+}
+
+/** The parts of a plan that name its inputs. */
+export function describeInputs(
+  model: Model,
+  cluster: Cluster,
+  job: Job,
+): Pick<Plan, "model" | "cluster" | "job"> {
+  const device = uniformDevice(cluster)!;
+  return {
+    model: {
+      name: model.name,
+      source: model.source,
+      sha256: documentHash(model),
+      parameterCount: model.parameterCount,
+      blockLayers: model.layers.filter((layer) => layer.kind === "block").length,
+      architecture: model.architecture,
+    },
+    cluster: {
+      name: cluster.name,
+      source: cluster.source,
+      sha256: documentHash(cluster),
+      deviceKind: device.kind,
+      deviceType: device.type,
+      devices: deviceCount(cluster),
+      devicesPerNode: devicesPerNode(cluster),
+    },
+    job,
+  };
+}

@@ -1,0 +1,86 @@
+import { type Cluster, type Estimate, type Model, MpoptError, type Plan } from "../contracts/index.js";
+import { placementName } from "../cost/placement.js";
+import { distinctLayers, tensorsById } from "../models/workload.js";
+import { priceLayer } from "../search/intra.js";
+import { buildLayerProblem } from "../search/intraProblem.js";
+import { costModels } from "../search/joint.js";
+import { type Configuration, type LayerChain, StageCosts } from "../search/stageCosts.js";
+import type { Strategy } from "../search/strategies.js";
+import { assembleEstimate } from "./assemble.js";
+
+/** The configuration that a plan's fields spell out. */
+export function configurationOf(plan: Plan): Configuration {
+  const size = (axis: "pipeline" | "data" | "tensor") => {
+    const i = plan.mesh.axes.indexOf(axis);
+    return i < 0 ? 1 : plan.mesh.sizes[i]!;
+  };
+  return {
+    tensor: size("tensor"),
+    pipeline: size("pipeline"),
+    data: size("data"),
+    microBatch: plan.batch.micro,
+    microBatches: plan.schedule.microBatches,
+    sequenceParallel: plan.mesh.sequenceParallel,
+    recompute: plan.stages[0]!.recompute,
+    zero: plan.optimizer.zero === 1 ? 1 : 0,
+  };
+}
+
+/**
+ * Cost of a given placement on a cluster, without any search: the plan's estimate as it would be there.
+ * @throws MpoptError E_PLAN_INVALID when the plan's shardings do not fit the model.
+ */
+export function estimatePlan(plan: Plan, model: Model, cluster: Cluster): Estimate {
+  const configuration = configurationOf(plan);
+  const models = costModels(cluster, plan.job);
+  const context = {
+    tensors: tensorsById(model),
+    reference: model.reference,
+    workload: { batch: configuration.microBatch, sequence: plan.batch.sequence },
+    compute: models.compute,
+    dtype: plan.job.dtypes.parameters,
+  };
+  const costOf = new Map<string, ReturnType<typeof priceLayer>>();
+  for (const { block, operators } of distinctLayers(model)) {
+    const input = {
+      operators,
+      context,
+      communication: models.communication,
+      group: { size: configuration.tensor, stride: 1 },
+      runtime: plan.job.runtime,
+      sequenceParallel: configuration.sequenceParallel,
+      microBatches: configuration.microBatches,
+    };
+    const built = buildLayerProblem(input);
+    const placed = plan.operators.filter((each) => each.block === block);
+    const strategies = operators.map((operator, i): Strategy => {
+      const wanted = placed[i];
+      const found =
+        wanted?.operator === operator.name
+          ? built.strategies[i]!.find((each) => matches(each, wanted.sharding.tensor))
+          : undefined;
+      if (!found) {
+        throw new MpoptError(
+          "E_PLAN_INVALID",
+          `Expected a sharding of ${operator.name} in block ${block} that ${plan.job.runtime} can run but found ${JSON.stringify(wanted?.sharding.tensor ?? "none")}.`,
+        );
+      }
+      return found;
+    });
+    costOf.set(block, priceLayer(input, built, strategies, 0, 0));
+  }
+  const chain: LayerChain = { embedding: [], blocks: [], head: [] };
+  for (const layer of model.layers) {
+    (layer.kind === "block" ? chain.blocks : chain[layer.kind]).push(costOf.get(layer.block)!);
+  }
+  const costs = new StageCosts(configuration, chain, models);
+  const boundaries = [...plan.stages.map((stage) => stage.layers.start), plan.model.blockLayers];
+  return assembleEstimate(model, models, costs, boundaries);
+}
+
+function matches(strategy: Strategy, wanted: { inputs: string[]; outputs: string[] } | undefined): boolean {
+  if (!wanted) return false;
+  const inputs = strategy.inputs.map((use) => placementName(use.placement));
+  const outputs = strategy.outputs.map(placementName);
+  return inputs.join() === wanted.inputs.join() && outputs.join() === wanted.outputs.join();
+}

@@ -1,0 +1,86 @@
+import {
+  type Cluster,
+  checkValue,
+  documentHash,
+  type Job,
+  jobSchema,
+  type Model,
+  MpoptError,
+  type Plan,
+  type RunOptions,
+} from "../contracts/index.js";
+import { checkWorkload } from "../models/workload.js";
+import { describeConfiguration } from "../search/candidates.js";
+import { searchPlan } from "../search/joint.js";
+import {
+  assembleEstimate,
+  assembleOperators,
+  assembleStages,
+  describeInputs,
+  rankTable,
+} from "./assemble.js";
+import { checkPlan } from "./check.js";
+
+export { checkPlan, type Violation } from "./check.js";
+export { estimatePlan } from "./estimate.js";
+
+export interface PlanOptions extends RunOptions {
+  model: Model;
+  cluster: Cluster;
+  /** A job; what is left out takes the defaults of `mpopt.job/1`. */
+  job: Omit<Partial<Job>, "schema"> & Pick<Job, "globalBatch" | "sequence">;
+  seed?: number;
+  /** Written into the plan's provenance. */
+  version?: string;
+  /** Launcher → what it cannot express, asked once the plan stands. */
+  lossyFor?: (plan: Plan) => Record<string, string[]>;
+}
+
+/**
+ * The best plan for a model on a cluster, with its proof, checked before it is returned.
+ * @throws MpoptError E_FIELD for a job that does not fit its contract, E_INFEASIBLE, E_CANCELLED,
+ *   E_PLAN_INVALID if the plan breaks an invariant (a defect of mpopt).
+ */
+export async function createPlan(options: PlanOptions): Promise<Plan> {
+  const { model, cluster, seed = 0, version = "0.0.0" } = options;
+  const job = checkValue(jobSchema, { schema: "mpopt.job/1", ...options.job }, "job");
+  checkWorkload(model, { batch: 1, sequence: job.sequence });
+  const result = await searchPlan(model, cluster, job, options);
+  const { configuration, costs, boundaries, chain } = result;
+  const plan: Plan = {
+    schema: "mpopt.plan/1",
+    name: `${model.name} on ${cluster.name}`,
+    ...describeInputs(model, cluster, job),
+    mesh: {
+      axes: ["pipeline", "data", "tensor"],
+      sizes: [configuration.pipeline, configuration.data, configuration.tensor],
+      sequenceParallel: configuration.sequenceParallel,
+    },
+    rankTable: rankTable(configuration),
+    stages: assembleStages(model, costs, boundaries),
+    operators: assembleOperators(model, chain),
+    schedule: { name: "1f1b", microBatches: configuration.microBatches },
+    batch: { global: job.globalBatch, micro: configuration.microBatch, sequence: job.sequence },
+    optimizer: { name: job.optimizer, zero: configuration.zero },
+    estimate: assembleEstimate(model, result.models, costs, boundaries),
+    certificate: result.certificate,
+    rejected: result.rejected,
+    provenance: {
+      mpopt: version,
+      createdAt: new Date().toISOString(),
+      seed,
+      job: documentHash(job),
+    },
+    lossyFor: {},
+  };
+  if (options.lossyFor) plan.lossyFor = options.lossyFor(plan);
+  const violations = checkPlan(plan, { model, cluster });
+  if (violations.length > 0) {
+    throw new MpoptError(
+      "E_PLAN_INVALID",
+      `Expected the plan (${describeConfiguration(configuration)}) to hold its invariants but found: ${violations[0]!.message}`,
+      violations.slice(1).map((each) => each.message),
+    );
+  }
+  return plan;
+}

@@ -1,0 +1,215 @@
+import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../contracts/index.js";
+import type { Placement } from "../cost/placement.js";
+import { scaledFlops } from "../models/workload.js";
+import { solve } from "../solver/index.js";
+import {
+  boundaryPlacement,
+  boundaryUse,
+  buildLayerProblem,
+  type LayerProblem,
+  type LayerProblemInput,
+  sameUse,
+  useSeconds,
+  weightGradientSeconds,
+} from "./intraProblem.js";
+import type { Strategy, Use } from "./strategies.js";
+
+/** Cost of one layer on one device of the tensor-parallel group, for one micro-batch. */
+export interface LayerCost {
+  forwardSeconds: number;
+  backwardSeconds: number;
+  /** Communication over the tensor axis; not contained in the two figures above. */
+  forwardCommunicationSeconds: number;
+  backwardCommunicationSeconds: number;
+  /** Once a step: reduction over the tensor axis of weight gradients that are partial sums. */
+  weightGradientSeconds: number;
+  /** Parameters that one device holds. */
+  parameters: number;
+  /** Those among them that are stored elsewhere too, and only once where both places are one device. */
+  tiedParameters: number;
+  /** Activation bytes that one micro-batch keeps from forward to backward. */
+  savedBytes: Readonly<Record<Recompute, number>>;
+  /** Seconds that recomputing adds to the backward pass, and the communication among them. */
+  recomputeSeconds: Readonly<Record<Recompute, number>>;
+  recomputeCommunicationSeconds: Readonly<Record<Recompute, number>>;
+  /** Largest bytes that live only inside one operator's call: gathered inputs, whole outputs. */
+  workspaceBytes: number;
+  /** Bytes of the logits in the loss's type and of their gradient in the activations' type. */
+  logitsBytes: number;
+  /** Bytes a device that leave the layer. */
+  outputBytes: number;
+  /** FLOPs of the whole layer, all devices together, one micro-batch. */
+  flops: { forward: number; backward: number };
+  /** Chosen strategy of each operator. */
+  strategies: Strategy[];
+  /** Value of the intra-operator objective, and its bound. */
+  objective: number;
+  bound: number;
+}
+
+/**
+ * Solves one layer to proven optimality and prices the answer.
+ * @throws MpoptError E_INFEASIBLE when an operator cannot be divided, E_SOLVER when no optimum was proven.
+ */
+export async function solveLayer(input: LayerProblemInput, signal?: AbortSignal): Promise<LayerCost> {
+  const built = buildLayerProblem(input);
+  const solution = await solve(built.problem, { seconds: 30, signal });
+  if (solution.status === "infeasible") {
+    throw new MpoptError(
+      "E_INFEASIBLE",
+      `Expected some sharding of ${input.operators[0]!.module} over ${input.group.size} devices but found none.`,
+    );
+  }
+  if (solution.status !== "optimal") {
+    throw new MpoptError(
+      "E_SOLVER",
+      `Expected a proven sharding of ${input.operators[0]!.module} but the solver answered ${solution.status}.`,
+    );
+  }
+  const strategies = input.operators.map((_, i) => built.strategies[i]![solution.assignment[i]!]!);
+  return priceLayer(input, built, strategies, solution.objective, solution.bound);
+}
+
+/** Prices given strategies of a layer; `solveLayer` and the checker of plans share it. */
+export function priceLayer(
+  input: LayerProblemInput,
+  built: LayerProblem,
+  strategies: Strategy[],
+  objective: number,
+  bound: number,
+): LayerCost {
+  const { operators, context, communication, group, sequenceParallel } = input;
+  let forwardSeconds = 0;
+  let backwardSeconds = 0;
+  let backwardCommunicationSeconds = 0;
+  let weightGradients = 0;
+  let parameters = 0;
+  let tiedParameters = 0;
+  let attentionSeconds = 0;
+  for (const [i, operator] of operators.entries()) {
+    const strategy = strategies[i]!;
+    const seconds = built.seconds[i]![built.strategies[i]!.indexOf(strategy)]!;
+    forwardSeconds += seconds.forward;
+    backwardSeconds += seconds.backward;
+    weightGradients += weightGradientSeconds(operator, strategy, { ...input, microBatches: 1 });
+    if (operator.kind === "attention") attentionSeconds += seconds.forward;
+    const held = localParameters(operator, strategy, input);
+    parameters += held.all;
+    tiedParameters += held.tied;
+  }
+  const kept = keptTensors(operators);
+  const local = (bytes: number, placement: Placement) =>
+    placement.kind === "shard" ? bytes / group.size : bytes;
+  let forwardCommunicationSeconds = 0;
+  let workspaceBytes = 0;
+  let boundaryBytes = 0;
+  let outputBytes = 0;
+  const logits = logitTensors(operators);
+  let logitsBytes = 0;
+  const saved = { none: 0, selective: 0 };
+  for (const flow of built.tensors) {
+    const boundary = boundaryPlacement(flow.tensor, sequenceParallel);
+    const produced = flow.producer
+      ? strategies[flow.producer.operator]!.outputs[flow.producer.output]!
+      : boundary;
+    const uses: Use[] = flow.leaves ? [boundaryUse(boundary)] : [];
+    for (const reader of flow.readers) {
+      const use = strategies[reader.operator]!.inputs[reader.input]!;
+      if (!uses.some((each) => sameUse(each, use))) uses.push(use);
+    }
+    const seconds = useSeconds(produced, uses, flow.bytes, group, communication);
+    forwardCommunicationSeconds += seconds.forward;
+    backwardCommunicationSeconds += seconds.backward;
+    const isLogits = logits.has(flow.tensor.id);
+    const largest = isLogits
+      ? 0
+      : Math.max(local(flow.bytes, produced), ...uses.map((use) => local(flow.bytes, use.placement)));
+    workspaceBytes = Math.max(workspaceBytes, largest);
+    // A partial sum is stored as what it is reduced to: the smallest placement that a reader takes.
+    const stored =
+      produced.kind === "partial"
+        ? Math.min(flow.bytes, ...uses.map((use) => local(flow.bytes, use.placement)))
+        : local(flow.bytes, produced);
+    if (!flow.producer) boundaryBytes += stored;
+    if (flow.leaves) outputBytes += local(flow.bytes, boundary);
+    if (isLogits) {
+      logitsBytes += stored + (stored * bytesPerElement[context.dtype]) / bytesPerElement[flow.tensor.dtype];
+      continue;
+    }
+    if (kept.none.has(flow.tensor.id)) saved.none += stored;
+    if (kept.selective.has(flow.tensor.id)) saved.selective += stored;
+  }
+  return {
+    forwardSeconds,
+    backwardSeconds,
+    forwardCommunicationSeconds,
+    backwardCommunicationSeconds,
+    weightGradientSeconds: weightGradients,
+    parameters,
+    tiedParameters,
+    savedBytes: { none: saved.none, selective: saved.selective, full: boundaryBytes },
+    recomputeSeconds: {
+      none: 0,
+      selective: attentionSeconds,
+      full: forwardSeconds + forwardCommunicationSeconds,
+    },
+    recomputeCommunicationSeconds: { none: 0, selective: 0, full: forwardCommunicationSeconds },
+    workspaceBytes: 2 * workspaceBytes,
+    logitsBytes,
+    outputBytes,
+    flops: layerFlops(input),
+    strategies,
+    objective,
+    bound,
+  };
+}
+
+function localParameters(
+  operator: Operator,
+  strategy: Strategy,
+  { context, group }: LayerProblemInput,
+): { all: number; tied: number } {
+  const count = { all: 0, tied: 0 };
+  for (const [i, operand] of operator.inputs.entries()) {
+    const tensor = context.tensors.get(operand.tensor)!;
+    if (tensor.kind !== "parameter") continue;
+    const size = tensor.shape.reduce((product, n) => product * n, 1);
+    const held = strategy.inputs[i]!.placement.kind === "shard" ? size / group.size : size;
+    count.all += held;
+    if (tensor.tiedTo) count.tied += held;
+  }
+  return count;
+}
+
+/**
+ * Tensors that stay from forward to backward. Selective recomputation repeats the attention core (Korthikanti
+ * et al. 2022, section 5): what only attention keeps is dropped, its inputs stay.
+ */
+function keptTensors(operators: readonly Operator[]): { none: Set<string>; selective: Set<string> } {
+  const none = new Set<string>();
+  const selective = new Set<string>();
+  for (const operator of operators) {
+    for (const id of operator.savedForBackward) {
+      none.add(id);
+      const isOutput = operator.outputs.some((operand) => operand.tensor === id);
+      if (operator.kind !== "attention" || !isOutput) selective.add(id);
+    }
+  }
+  return { none, selective };
+}
+
+/** Ids of the tensors that a loss reads. */
+function logitTensors(operators: readonly Operator[]): Set<string> {
+  const losses = operators.filter((operator) => operator.kind === "cross_entropy");
+  return new Set(losses.flatMap((operator) => operator.inputs.map((operand) => operand.tensor)));
+}
+
+function layerFlops({ operators, context }: LayerProblemInput): { forward: number; backward: number } {
+  const sum = { forward: 0, backward: 0 };
+  for (const operator of operators) {
+    const flops = scaledFlops(operator, context.reference, context.workload);
+    sum.forward += flops.forward;
+    sum.backward += flops.backward;
+  }
+  return sum;
+}

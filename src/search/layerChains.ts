@@ -1,0 +1,84 @@
+import { type Layer, type Model, MpoptError } from "../contracts/index.js";
+import type { CostContext } from "../cost/operator.js";
+import { tensorsById } from "../models/workload.js";
+import { type LayerCost, solveLayer } from "./intra.js";
+import type { Configuration, CostModels, LayerChain } from "./stageCosts.js";
+
+/**
+ * Layer costs by what they depend on: tensor degree, micro-batch, sequence parallelism. Equal layers are
+ * solved once, and every configuration that shares the three shares the chain.
+ */
+export class LayerChains {
+  /** Why the last refused degree cannot run. */
+  refusal: MpoptError | undefined;
+  readonly #model: Model;
+  readonly #models: CostModels;
+  readonly #chains = new Map<string, LayerChain | undefined>();
+  readonly #signal: AbortSignal | undefined;
+
+  constructor(model: Model, models: CostModels, signal?: AbortSignal) {
+    this.#model = model;
+    this.#models = models;
+    this.#signal = signal;
+  }
+
+  /** The chain of a configuration; undefined where some operator cannot be divided that way. */
+  async chain(configuration: Configuration): Promise<LayerChain | undefined> {
+    const { tensor, microBatch, sequenceParallel, microBatches } = configuration;
+    const { job } = this.#models;
+    // Only free shardings weigh the reduction of weight gradients, which is shared by all micro-batches.
+    const repeats = job.runtime === "any" ? microBatches : job.globalBatch;
+    const key = `${tensor}/${microBatch}/${sequenceParallel}/${repeats}`;
+    if (!this.#chains.has(key)) {
+      this.#chains.set(key, await this.#solve(tensor, microBatch, sequenceParallel, repeats));
+    }
+    return this.#chains.get(key);
+  }
+
+  async #solve(
+    tensor: number,
+    microBatch: number,
+    sequenceParallel: boolean,
+    microBatches: number,
+  ): Promise<LayerChain | undefined> {
+    const { job, compute, communication } = this.#models;
+    const context: CostContext = {
+      tensors: tensorsById(this.#model),
+      reference: this.#model.reference,
+      workload: { batch: microBatch, sequence: job.sequence },
+      compute,
+      dtype: job.dtypes.parameters,
+    };
+    const solved = new Map<string, LayerCost>();
+    const cost = async (layer: Layer): Promise<LayerCost> => {
+      const known = solved.get(layer.block);
+      if (known) return known;
+      const operators = this.#model.operators.slice(layer.operators.start, layer.operators.end);
+      const group = { size: tensor, stride: 1 };
+      const input = {
+        operators,
+        context,
+        communication,
+        group,
+        runtime: job.runtime,
+        sequenceParallel,
+        microBatches,
+      };
+      const found = await solveLayer(input, this.#signal);
+      solved.set(layer.block, found);
+      return found;
+    };
+    const chain: LayerChain = { embedding: [], blocks: [], head: [] };
+    try {
+      for (const layer of this.#model.layers) {
+        const list = layer.kind === "block" ? chain.blocks : chain[layer.kind];
+        list.push(await cost(layer));
+      }
+    } catch (error) {
+      if (!(error instanceof MpoptError) || error.code !== "E_INFEASIBLE") throw error;
+      this.refusal = error;
+      return undefined;
+    }
+    return chain;
+  }
+}
