@@ -74,12 +74,13 @@ export function axisSize(plan: Plan, axis: Plan["mesh"]["axes"][number]): number
 
 /** The facts of a plan; see `PlanFacts`. */
 export function planFacts(plan: Plan): PlanFacts {
-  let slowestStage = { index: 0, seconds: -1 };
+  let slowestStage = { index: 0, seconds: 0 };
   let total = 0;
   for (const { index, forwardSeconds, backwardSeconds } of plan.stages) {
     const seconds = forwardSeconds + backwardSeconds;
     total += seconds;
-    if (seconds > slowestStage.seconds) slowestStage = { index, seconds };
+    // Equal stages differ by rounding; the first of them is named.
+    if (seconds > slowestStage.seconds * (1 + 1e-9)) slowestStage = { index, seconds };
   }
   // Below 0, so that the first rank counts even where it holds nothing.
   let fullestRank = { pipelineRank: 0, reservedBytes: 0, limitBytes: 0, share: -1 };

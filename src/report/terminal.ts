@@ -114,15 +114,13 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
   if (plan.rejected.length) {
     heading("Rejected alternatives");
     for (const { plan: name, reason, stepSeconds, memoryBytes } of plan.rejected) {
-      const figures = [
-        ...(stepSeconds === undefined
-          ? []
-          : [`${formatSeconds(stepSeconds)}${relative(stepSeconds, estimate.stepSeconds)}`]),
+      sentence(cleanText(name));
+      const details = [
+        ...(stepSeconds === undefined ? [] : [formatSeconds(stepSeconds)]),
         ...(memoryBytes === undefined ? [] : [formatBytes(memoryBytes)]),
-      ].join(", ");
-      const tail = figures ? `  ${figures}` : "";
-      lines.push(`  ${truncate(cleanText(name), width - 2 - tail.length)}${paint(tail, "dim")}`);
-      for (const line of wrap(cleanText(reason), width - 4)) lines.push(`    ${paint(line, "dim")}`);
+        cleanText(reason),
+      ];
+      for (const line of wrap(details.join(" · "), width - 4)) lines.push(`    ${paint(line, "dim")}`);
     }
   }
 
@@ -205,11 +203,4 @@ function bar(share: number, width: number, track = false): string {
   const units = Math.round(Math.max(0, Math.min(1, share)) * width * 8);
   const filled = "█".repeat(Math.floor(units / 8)) + eighths[units % 8]!;
   return track ? filled.padEnd(width, "·") : filled;
-}
-
-/** ` (+6.4 %)` against a reference. */
-function relative(value: number, reference: number): string {
-  if (!(reference > 0)) return "";
-  const change = (value / reference - 1) * 100;
-  return ` (${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)} %)`;
 }

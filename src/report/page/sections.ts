@@ -22,6 +22,10 @@ import {
 } from "../format.js";
 import { html, type Markup } from "./markup.js";
 
+/** Longer tables get narrow rows. */
+const compactRows = 24;
+const tableClass = (rows: number) => (rows > compactRows ? "compact" : "");
+
 const memoryTerms = Object.keys(memoryTermLabels) as MemoryTerm[];
 
 export function pageHeader(plan: Plan, facts: PlanFacts): Markup {
@@ -120,7 +124,7 @@ export function memorySection(plan: Plan): Markup {
 <div class="head"><div><h2 id="memory-title">Memory per pipeline rank</h2>
 <p class="note">Peak on each of the rank’s devices. The red line is the limit${limits.length === 1 ? `, ${limits[0]}` : ""}; the allocator reserves more than it hands out.</p></div></div>
 <ul class="legend above">${used.map((term) => html`<li>${swatch(`memory-${term}`)}${memoryTermLabels[term]}</li>`)}<li>${swatch("reserved")}Reserved, not allocated</li><li>${swatch("limit")}Limit</li></ul>
-<div class="scroll"><table>
+<div class="scroll"><table class="${tableClass(memory.length)}">
 <thead><tr><th scope="col">Rank</th><th scope="col" class="wide"></th><th scope="col" class="number">Allocated GiB</th><th scope="col" class="number">Reserved GiB</th><th scope="col" class="number">Of limit</th></tr></thead>
 <tbody>${memory.map((entry) => {
     const share = entry.limitBytes > 0 ? entry.reservedBytes / entry.limitBytes : 0;
@@ -157,7 +161,7 @@ export function stageSection(plan: Plan, facts: PlanFacts): Markup {
   return html`<section id="stages" class="long" aria-labelledby="stages-title">
 <div class="head"><div><h2 id="stages-title">Stages</h2>
 <p class="note">Times are one micro-batch’s, transfer to the next stage included. Stage ${facts.slowestStage.index} sets the pace; the mean stage takes ${formatPercent(facts.balance)} of its time.</p></div></div>
-<div class="scroll"><table>
+<div class="scroll"><table class="${tableClass(stages.length)}">
 <thead><tr><th scope="col">Stage</th><th scope="col">Layers</th><th scope="col" class="number">Count</th><th scope="col">Also holds</th><th scope="col">Recomputes</th><th scope="col" class="number">Forward ms</th><th scope="col" class="number">Backward ms</th><th scope="col">Global ranks</th></tr></thead>
 <tbody>${stages.map((stage) => {
     const strong = stage.index === facts.slowestStage.index ? "strong" : "";

@@ -30,7 +30,7 @@ export const style = `
 @media (prefers-color-scheme:dark){:root{${dark}}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.55 Inter,ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+body{margin:0;background:var(--page);color:var(--ink);font:15px/1.55 Inter,ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums;overflow-wrap:break-word}
 main,header,footer{max-width:1160px;margin:0 auto;padding:0 28px}
 header{padding-top:44px}
 .eyebrow{display:flex;gap:10px;align-items:center;color:var(--muted);font-size:13px;letter-spacing:.02em;margin:0 0 6px}
@@ -70,11 +70,14 @@ tr>:last-child{padding-right:0}
 .quiet{color:var(--muted)}
 .strong{font-weight:620}
 code,.mono{font:12.5px/1.5 ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace}
+code,dd,h1,.degrees li{overflow-wrap:anywhere}
+.compact td,.compact tbody th{padding-top:1px;padding-bottom:1px;font-size:13px}
+.compact .bar{height:12px}
 svg{display:block}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;list-style:none;margin:0;padding:0;font-size:12.5px;color:var(--muted)}
 .legend li{display:flex;align-items:center;gap:6px}
 .legend.above{margin-bottom:16px}
-.keyed{display:inline-flex;align-items:center;gap:9px}
+.keyed{display:inline-flex;vertical-align:middle;align-items:center;gap:9px}
 .swatch{width:11px;height:11px;flex:none}
 .bar{width:100%;height:16px}
 .bar.thick{height:26px;margin-bottom:16px}
