@@ -1,0 +1,42 @@
+import { MpoptError, type Plan } from "../contracts/index.js";
+import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
+import { megatron } from "./megatron.js";
+import { torch } from "./torch.js";
+
+export type { Exporter, ExportResult } from "./exporter.js";
+export { findPython, type Python } from "./python.js";
+export { type LaunchOptions, launch, type RunRecord } from "./run.js";
+export { applyPlanPath } from "./torch.js";
+
+/** Every launcher that a plan can be written for, by the name that `--to` takes. */
+export const exporters: Readonly<Record<string, Exporter>> = {
+  megatron,
+  torch,
+};
+
+/**
+ * The exporter of a launcher.
+ * @throws MpoptError E_USAGE for an unknown name.
+ */
+export function findExporter(target: string): Exporter {
+  const exporter = Object.hasOwn(exporters, target) ? exporters[target] : undefined;
+  if (exporter) return exporter;
+  const known = Object.keys(exporters).join(", ");
+  throw new MpoptError("E_USAGE", `Expected one of ${known} for the launcher but found "${target}".`);
+}
+
+/** Writes a plan in a launcher's form below `folder`; see `writeExport` for the errors. */
+export function exportPlan(
+  plan: Plan,
+  target: string,
+  folder: string,
+  options: { allowLossy?: boolean } = {},
+): ExportResult {
+  return writeExport(findExporter(target), plan, folder, options);
+}
+
+/** Launcher → what it cannot express of the plan: the plan's `lossyFor`. */
+export function lossyFor(plan: Plan): Record<string, string[]> {
+  const lost = Object.values(exporters).map((exporter) => [exporter.name, exporter.lossy(plan)] as const);
+  return Object.fromEntries(lost.filter(([, parts]) => parts.length > 0));
+}

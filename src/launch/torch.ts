@@ -1,0 +1,157 @@
+import { fileURLToPath } from "node:url";
+import { type Plan, readText, serialize } from "../contracts/index.js";
+import type { Exporter } from "./exporter.js";
+import { nodeLayout, tensorSize } from "./layout.js";
+import { shellQuote } from "./shell.js";
+
+/** The Python module that applies a plan; it needs PyTorch alone and ships as it stands in the repository. */
+export const applyPlanPath = fileURLToPath(new URL("../../bindings/python/apply_plan.py", import.meta.url));
+
+/** Plain torch.distributed: the plan, the module that applies it, and the command that starts the ranks. */
+export const torch: Exporter = {
+  name: "torch",
+  lossy,
+  files: (plan) => ({
+    "plan.json": serialize(plan),
+    "apply_plan.py": readText(applyPlanPath),
+    "run.sh": runScript(plan),
+    "README.md": readme(plan),
+  }),
+};
+
+/** Everything that `apply_plan.py` refuses or would run otherwise than planned. */
+function lossy(plan: Plan): string[] {
+  const lost: string[] = [];
+  const { pipeline, stages } = { pipeline: axisSize(plan, "pipeline"), stages: plan.stages };
+  if (!["1f1b", "gpipe"].includes(plan.schedule.name)) {
+    lost.push(`The schedule is ${plan.schedule.name}, but apply_plan.py runs 1f1b and gpipe.`);
+  }
+  if (stages.length !== pipeline || stages.some((stage, i) => stage.rank !== i || stage.chunk !== 0)) {
+    lost.push(
+      `There are ${stages.length} stages on ${pipeline} pipeline ranks, but apply_plan.py runs one each.`,
+    );
+  }
+  if (plan.optimizer.zero > 1) {
+    lost.push(
+      `Parameters or gradients are sharded (ZeRO-${plan.optimizer.zero}), but apply_plan.py stops at ZeRO-1.`,
+    );
+  }
+  for (const [what, dtype] of Object.entries(plan.job.dtypes)) {
+    if (dtype !== "f32" && dtype !== "bf16") {
+      lost.push(`The ${what} are ${dtype}, but apply_plan.py keeps them in f32 or bf16.`);
+    }
+  }
+  if (!isRowMajor(plan)) lost.push("The rank table does not number the mesh row by row.");
+  return [...lost, ...lossyTensor(plan)];
+}
+
+function lossyTensor(plan: Plan): string[] {
+  const tensor = tensorSize(plan);
+  if (tensor === 1) return [];
+  const lost: string[] = [];
+  const architecture = plan.model.architecture;
+  if (architecture) {
+    const { heads, keyValueHeads, experts } = architecture;
+    if (heads % tensor) lost.push(`${heads} attention heads do not divide over ${tensor} tensor ranks.`);
+    else if (keyValueHeads % tensor) {
+      lost.push(`${keyValueHeads} key-value heads do not divide over ${tensor} tensor ranks.`);
+    }
+    if (experts)
+      lost.push("Experts are split over tensor ranks, but apply_plan.py splits dense layers only.");
+  }
+  if (plan.mesh.sequenceParallel && plan.batch.sequence % tensor) {
+    lost.push(`${plan.batch.sequence} tokens do not divide over ${tensor} tensor ranks.`);
+  }
+  for (const { operator, sharding } of plan.operators) {
+    const placements = sharding.tensor;
+    // Activations are [batch, sequence, features...]: their axis 0 is the batch.
+    if (placements?.outputs.includes("Shard(0)")) {
+      lost.push(
+        `Operator ${operator} splits the batch over tensor ranks, but apply_plan.py splits features.`,
+      );
+    }
+  }
+  return lost;
+}
+
+function axisSize(plan: Plan, axis: Plan["mesh"]["axes"][number]): number {
+  return plan.mesh.sizes[plan.mesh.axes.indexOf(axis)] ?? 1;
+}
+
+function isRowMajor({ mesh, rankTable }: Plan): boolean {
+  const world = mesh.sizes.reduce((product, size) => product * size, 1);
+  if (rankTable.length !== world) return false;
+  return rankTable.every((row, rank) => {
+    let rest = rank;
+    const expected = [...mesh.sizes].reverse().map((size) => {
+      const coordinate = rest % size;
+      rest = Math.floor(rest / size);
+      return coordinate;
+    });
+    return row.length === expected.length && row.every((at, i) => at === expected[expected.length - 1 - i]);
+  });
+}
+
+function runScript(plan: Plan): string {
+  const { world, nodes, ranksPerNode } = nodeLayout(plan);
+  const rendezvous =
+    nodes === 1
+      ? `  --standalone --nnodes 1 \\`
+      : `  --nnodes ${nodes} --node-rank "\${NODE_RANK:?the index of this node, from 0}" \\
+  --rdzv-backend c10d --rdzv-endpoint "\${MASTER_ADDR:?the first node}:\${MASTER_PORT:-29500}" --rdzv-id mpopt \\`;
+  return `#!/bin/sh
+# Starts the plan's ${world} ranks${nodes === 1 ? "" : `, ${ranksPerNode} a node`}: ./run.sh train.py [arguments]
+set -eu
+if [ $# -eq 0 ]; then
+  echo 'Usage: run.sh train.py [arguments]' >&2
+  exit 2
+fi
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+printf 'Plan %s: %s ranks\\n' ${shellQuote(plan.name)} ${world} >&2
+export MPOPT_PLAN="$here/plan.json"
+export PYTHONPATH="$here\${PYTHONPATH:+:$PYTHONPATH}"
+export OMP_NUM_THREADS="\${OMP_NUM_THREADS:-1}"
+exec "\${MPOPT_PYTHON:-python3}" -m torch.distributed.run \\
+${rendezvous}
+  --nproc-per-node ${ranksPerNode} "$@"
+`;
+}
+
+function readme(plan: Plan): string {
+  const { world, nodes, ranksPerNode } = nodeLayout(plan);
+  const mesh = plan.mesh.axes.map((axis, i) => `${axis} ${plan.mesh.sizes[i]}`).join(" x ");
+  const start =
+    nodes === 1
+      ? "    ./run.sh train.py"
+      : `On each of ${nodes} nodes, with ${ranksPerNode} devices each:
+
+    NODE_RANK=0 MASTER_ADDR=first-node ./run.sh train.py`;
+  return `# Plan for torch.distributed
+
+Mesh: ${mesh}, ${world} ranks. ${plan.schedule.microBatches} micro-batches of ${plan.batch.micro} sequences,
+${plan.stages.length} stage(s), schedule ${plan.schedule.name}, ZeRO-${plan.optimizer.zero}.
+
+- \`plan.json\`: the plan (mpopt.plan/1).
+- \`apply_plan.py\`: applies it to a model; needs PyTorch >= 2.4 and nothing else.
+- \`run.sh\`: starts the ranks through torchrun.
+
+In \`train.py\`:
+
+\`\`\`python
+from apply_plan import Planned
+
+planned = Planned.from_file()           # $MPOPT_PLAN, which run.sh sets
+planned.setup(
+    model,                              # built alike on every rank
+    loss_fn,                            # loss_fn(logits, targets): mean over one micro-batch
+    optimizer=lambda named: torch.optim.AdamW(named.values(), lr=3e-4),
+)
+for inputs, targets in batches:         # ${plan.batch.global} sequences of ${plan.batch.sequence} tokens
+    loss = planned.train_step(planned.local_batch(inputs), planned.local_batch(targets))
+\`\`\`
+
+The model's modules carry the names in \`plan.json\` under \`stages[].modules\`. Start it:
+
+${start}
+`;
+}

@@ -1,0 +1,42 @@
+"""Trains each plan given on the ranks that torchrun started, and on rank 0 the unsharded model beside it."""
+
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+from apply_plan import Planned, local
+from train_gpt import Reference, build_model, loss_fn, make_batch
+
+STEPS = 10
+
+
+def train(path: str) -> None:
+    planned = Planned.from_file(path)
+    plan = planned.plan
+    model = build_model(plan, seed=1)
+    planned.setup(model, loss_fn, optimizer=lambda named: torch.optim.AdamW(named.values(), lr=1e-2))
+    reference = Reference(plan, build_model(plan, seed=1), 1e-2) if dist.get_rank() == 0 else None
+    losses, expected = [], []
+    for step in range(STEPS):
+        inputs, targets = make_batch(plan, seed=1, step=step)
+        losses.append(planned.train_step(planned.local_batch(inputs), planned.local_batch(targets)).item())
+        if reference:
+            expected.append(reference.train_step(inputs, targets).item())
+    held = {
+        "parameters": sum(local(p).numel() for p in set(model.parameters())),
+        "optimizer": sum(master.numel() for b in planned.data_parallel.buckets for master, _, _ in b.segments),
+        "names": [name for name, _ in model.named_parameters()],
+    }
+    ranks: list = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, held)
+    if reference:
+        sys.stdout.write(f"COMPARED {json.dumps({'losses': losses, 'reference': expected, 'ranks': ranks})}\n")
+        sys.stdout.flush()
+
+
+torch.set_num_threads(1)
+for path in sys.argv[1:]:
+    train(path)
+dist.barrier()
+dist.destroy_process_group()

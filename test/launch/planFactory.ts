@@ -1,0 +1,256 @@
+import {
+  type Architecture,
+  checkDocument,
+  type OperatorPlacement,
+  type Plan,
+  type Recompute,
+  type Stage,
+} from "../../src/contracts/index.js";
+
+/** What a test wants of a plan; everything else follows. */
+export interface PlanWishes {
+  name?: string;
+  family?: "gpt2" | "llama";
+  pipeline?: number;
+  data?: number;
+  tensor?: number;
+  /** Block layers of each stage; as even as possible where it is omitted. */
+  layersPerStage?: number[];
+  layers?: number;
+  microBatches?: number;
+  micro?: number;
+  sequence?: number;
+  recompute?: Recompute;
+  zero?: number;
+  sequenceParallel?: boolean;
+  tied?: boolean;
+  vocabulary?: number;
+  schedule?: string;
+  deviceType?: "cuda" | "rocm" | "cpu";
+  devicesPerNode?: number;
+  parameters?: "f32" | "bf16";
+  architecture?: Partial<Architecture>;
+}
+
+/** A small plan built by hand, with the placements of Megatron-style tensor parallelism. */
+export function makePlan(wishes: PlanWishes = {}): Plan {
+  const { family = "llama", pipeline = 1, data = 1, tensor = 1, microBatches = 4, micro = 2 } = wishes;
+  const { sequence = 16, sequenceParallel = false, deviceType = "cpu" } = wishes;
+  const layers = wishes.layersPerStage?.reduce((sum, n) => sum + n, 0) ?? wishes.layers ?? 2;
+  const world = pipeline * data * tensor;
+  const architecture = makeArchitecture(family, layers, wishes);
+  const rankTable: number[][] = [];
+  for (let p = 0; p < pipeline; p++) {
+    for (let d = 0; d < data; d++) for (let t = 0; t < tensor; t++) rankTable.push([p, d, t]);
+  }
+  const plan: Plan = {
+    schema: "mpopt.plan/1",
+    name: wishes.name ?? `${family}-p${pipeline}-d${data}-t${tensor}`,
+    model: {
+      name: family,
+      source: "test",
+      sha256: "0".repeat(64),
+      parameterCount: countParameters(architecture),
+      blockLayers: layers,
+      architecture,
+    },
+    cluster: {
+      name: "test",
+      source: "test",
+      sha256: "0".repeat(64),
+      deviceKind: deviceType,
+      deviceType,
+      devices: world,
+      devicesPerNode: wishes.devicesPerNode ?? world,
+    },
+    job: {
+      schema: "mpopt.job/1",
+      globalBatch: micro * microBatches * data,
+      sequence,
+      dtypes: {
+        parameters: wishes.parameters ?? "f32",
+        gradients: "f32",
+        optimizer: "f32",
+      },
+      optimizer: "adam",
+      runtime: "portable",
+      pins: {},
+      objective: "time",
+      limits: { memoryFraction: 0.94, searchSeconds: 60 },
+    },
+    mesh: { axes: ["pipeline", "data", "tensor"], sizes: [pipeline, data, tensor], sequenceParallel },
+    rankTable,
+    stages: makeStages(family, layers, rankTable, pipeline, wishes),
+    operators: makeOperators(family, tensor, sequenceParallel),
+    schedule: { name: wishes.schedule ?? "1f1b", microBatches },
+    batch: { global: micro * microBatches * data, micro, sequence },
+    optimizer: { name: "adam", zero: wishes.zero ?? 0 },
+    estimate: {
+      stepSeconds: 0.05,
+      tokensPerSecond: 1000,
+      mfu: 0.1,
+      hfu: 0.1,
+      provenance: "assumed",
+      terms: {
+        compute: 0.05,
+        recompute: 0,
+        tensorCommunication: 0,
+        pipelineTransfer: 0,
+        bubble: 0,
+        gradientSynchronisation: 0,
+        optimizer: 0,
+      },
+      memory: [],
+    },
+    certificate: {
+      status: "feasible",
+      objective: 0.05,
+      bound: 0,
+      gap: 1,
+      seconds: 0,
+      space: "built by hand",
+      candidates: 0,
+    },
+    rejected: [],
+    provenance: {
+      mpopt: "0.0.0",
+      createdAt: "2026-01-01T00:00:00Z",
+      seed: 0,
+      job: "0".repeat(64),
+    },
+    lossyFor: {},
+  };
+  return checkDocument("plan", plan, "test plan");
+}
+
+function makeArchitecture(family: "gpt2" | "llama", layers: number, wishes: PlanWishes): Architecture {
+  const gpt2 = family === "gpt2";
+  return {
+    family,
+    hidden: 32,
+    ffn: gpt2 ? 128 : 64,
+    layers,
+    heads: 4,
+    keyValueHeads: gpt2 ? 4 : 2,
+    headSize: 8,
+    vocabulary: wishes.vocabulary ?? 96,
+    maxSequence: 64,
+    gated: !gpt2,
+    activation: gpt2 ? "gelu" : "silu",
+    norm: gpt2 ? "layer_norm" : "rms_norm",
+    normEpsilon: 1e-5,
+    tiedEmbeddings: wishes.tied ?? gpt2,
+    positions: gpt2 ? "learned" : "rotary",
+    attentionBias: gpt2,
+    mlpBias: gpt2,
+    ...(gpt2 ? {} : { ropeTheta: 10000 }),
+    ...wishes.architecture,
+  };
+}
+
+function countParameters(a: Architecture): number {
+  const attention = a.hidden * a.headSize * (2 * a.heads + 2 * a.keyValueHeads);
+  const block = attention + (a.gated ? 3 : 2) * a.hidden * a.ffn + 2 * a.hidden;
+  return a.layers * block + (a.tiedEmbeddings ? 1 : 2) * a.vocabulary * a.hidden + a.hidden;
+}
+
+function makeStages(
+  family: "gpt2" | "llama",
+  layers: number,
+  rankTable: number[][],
+  pipeline: number,
+  wishes: PlanWishes,
+): Stage[] {
+  const [body, list, before, after] =
+    family === "gpt2"
+      ? ["transformer", "h", ["wte", "wpe"], ["ln_f"]]
+      : ["model", "layers", ["embed_tokens"], ["norm"]];
+  const counts =
+    wishes.layersPerStage ??
+    Array.from(
+      { length: pipeline },
+      (_, i) => Math.floor(((i + 1) * layers) / pipeline) - Math.floor((i * layers) / pipeline),
+    );
+  let start = 0;
+  return counts.map((count, index): Stage => {
+    const embedding = index === 0;
+    const head = index === counts.length - 1;
+    const blocks = Array.from({ length: count }, (_, i) => `${body}.${list}.${start + i}`);
+    const stage: Stage = {
+      index,
+      rank: index,
+      chunk: 0,
+      devices: rankTable.flatMap((row, rank) => (row[0] === index ? [rank] : [])),
+      layers: { start, end: start + count },
+      embedding,
+      head,
+      modules: [
+        ...(embedding ? before.map((name) => `${body}.${name}`) : []),
+        ...blocks,
+        ...(head ? [...after.map((name) => `${body}.${name}`), "lm_head"] : []),
+      ],
+      recompute: wishes.recompute ?? "none",
+      forwardSeconds: 0.001,
+      backwardSeconds: 0.002,
+    };
+    start += count;
+    return stage;
+  });
+}
+
+function makeOperators(
+  family: "gpt2" | "llama",
+  tensor: number,
+  sequenceParallel: boolean,
+): OperatorPlacement[] {
+  if (tensor === 1) return [];
+  const residual = sequenceParallel ? "Shard(1)" : "Replicate";
+  const entry = (
+    block: string,
+    operator: string,
+    modules: string[],
+    inputs: string[],
+    outputs: string[],
+  ): OperatorPlacement => ({ block, operator, modules, sharding: { tensor: { inputs, outputs } } });
+  const column = (operator: string, modules: string[]) =>
+    entry("block", operator, modules, ["Replicate", "Shard(0)"], ["Shard(2)"]);
+  const row = (operator: string, modules: string[]) =>
+    entry("block", operator, modules, ["Shard(2)", "Shard(1)"], ["Partial"]);
+  const norm = (block: string, operator: string, modules: string[]) =>
+    entry(block, operator, modules, [residual, "Replicate"], [residual]);
+  const head = (vocabularyHead: string[]) =>
+    entry("head", "logits", vocabularyHead, ["Replicate", "Shard(0)"], ["Shard(2)"]);
+  if (family === "gpt2") {
+    const block = "transformer.h.*";
+    return [
+      entry("embedding", "tokens", ["transformer.wte"], ["Replicate", "Shard(0)"], ["Partial"]),
+      entry("embedding", "positions", ["transformer.wpe"], ["Replicate", "Replicate"], ["Replicate"]),
+      norm("block", "norm_1", [`${block}.ln_1`]),
+      column("qkv", [`${block}.attn.c_attn`]),
+      entry("block", "attention", [`${block}.attn`], ["Shard(2)", "Shard(2)", "Shard(2)"], ["Shard(2)"]),
+      row("projection", [`${block}.attn.c_proj`]),
+      norm("block", "norm_2", [`${block}.ln_2`]),
+      column("up", [`${block}.mlp.c_fc`]),
+      row("down", [`${block}.mlp.c_proj`]),
+      norm("head", "final_norm", ["transformer.ln_f"]),
+      head(["lm_head"]),
+    ];
+  }
+  const block = "model.layers.*";
+  return [
+    entry("embedding", "tokens", ["model.embed_tokens"], ["Replicate", "Shard(0)"], ["Partial"]),
+    norm("block", "input_norm", [`${block}.input_layernorm`]),
+    column(
+      "qkv",
+      ["q", "k", "v"].map((name) => `${block}.self_attn.${name}_proj`),
+    ),
+    entry("block", "attention", [`${block}.self_attn`], ["Shard(2)", "Shard(2)", "Shard(2)"], ["Shard(2)"]),
+    row("projection", [`${block}.self_attn.o_proj`]),
+    norm("block", "mlp_norm", [`${block}.post_attention_layernorm`]),
+    column("gate", [`${block}.mlp.gate_proj`]),
+    column("up", [`${block}.mlp.up_proj`]),
+    row("down", [`${block}.mlp.down_proj`]),
+    norm("head", "final_norm", ["model.norm"]),
+    head(["lm_head"]),
+  ];
+}
