@@ -4,6 +4,12 @@
 #include <utility>
 
 namespace mpopt {
+namespace {
+
+constexpr int64_t kMiniBucketEntries = int64_t{1} << 16;
+constexpr int64_t kMiniBucketTotal = int64_t{1} << 22;
+
+}  // namespace
 
 Elimination::Elimination(const Core& core, int64_t table_cap, int64_t total_cap) {
   const int n = static_cast<int>(core.variables.size());
@@ -12,7 +18,13 @@ Elimination::Elimination(const Core& core, int64_t table_cap, int64_t total_cap)
   position_.resize(n);
   for (int i = 0; i < n; ++i) position_[order_[i]] = i;
   int64_t entries = build(core, table_cap);
-  while (entries > total_cap && table_cap > 1) entries = build(core, table_cap /= 8);
+  if (!exact_ || entries > total_cap) {
+    // Large mini-buckets buy little bound for much time: small ones, so that the multipliers get rounds.
+    table_cap = std::min(table_cap, kMiniBucketEntries);
+    total_cap = std::min(total_cap, kMiniBucketTotal);
+    entries = build(core, table_cap);
+    while (entries > total_cap && table_cap > 1) entries = build(core, table_cap /= 4);
+  }
   arena_.assign(entries, 0.0);
   width_ = n == 0 ? 0 : *std::ranges::max_element(counts_);
   sums_.assign(static_cast<size_t>(depth_ + 1) * width_, 0.0);

@@ -64,6 +64,16 @@ bool Primal::fits(int v, int32_t p) const {
   return true;
 }
 
+/// Whether no step that v can use overflows.
+bool Primal::holds(int v) const {
+  for (const Use& use : core_.variables[v].uses) {
+    for (int t = use.lo; t < use.hi; ++t) {
+      if (usage_[t] > core_.limits[t]) return false;
+    }
+  }
+  return true;
+}
+
 void Primal::move(int v, int32_t p) {
   for (const Use& use : core_.variables[v].uses) {
     const double more = use.usage[p] - use.usage[assignment_[v]];
@@ -131,7 +141,7 @@ bool Primal::improve_pair(const CoreEdge& edge) {
       if (!moved) move(a, p);
       moved = true;
       move(b, q);
-      if (feasible()) {
+      if (holds(a) && holds(b)) {
         best = total;
         best_a = p;
         best_b = q;
@@ -151,7 +161,7 @@ void Primal::improve(const Deadline& deadline) {
   for (int round = 0; round < 50; ++round) {
     bool moved = false;
     for (int v = 0; v < n; ++v) {
-      if ((v & 255) == 0 && deadline.expired()) return;
+      if ((v & 15) == 0 && deadline.expired()) return;
       totals(v, -1, first_.data());
       double best = first_[assignment_[v]];
       int32_t strategy = assignment_[v];
@@ -166,9 +176,8 @@ void Primal::improve(const Deadline& deadline) {
       moved = true;
     }
     if (moved) continue;
-    int checked = 0;
     for (const CoreEdge& edge : core_.edges) {
-      if ((checked++ & 255) == 0 && deadline.expired()) return;
+      if (deadline.expired()) return;
       moved |= improve_pair(edge);
     }
     if (!moved) return;

@@ -26,6 +26,7 @@ class Primal {
  private:
   void totals(int v, int skip, double* out) const;
   bool fits(int v, int32_t p) const;
+  bool holds(int v) const;
   void move(int v, int32_t p);
   bool improve_pair(const CoreEdge& edge);
 
