@@ -25,15 +25,16 @@ except Exception:
 `;
 
 /**
- * Finds a Python: MPOPT_PYTHON, then ./.venv, then VIRTUAL_ENV, then python3 on the PATH. The first that has
+ * Finds a Python: MPOPT_PYTHON, then .venv in `folder`, then VIRTUAL_ENV, then python3 on the PATH. The first that has
  * PyTorch wins; without one, the first that runs. Undefined where there is none.
  */
 export async function findPython(
   environment: NodeJS.ProcessEnv = process.env,
   signal?: AbortSignal,
+  folder = ".",
 ): Promise<Python | undefined> {
   let first: Python | undefined;
-  for (const executable of candidates(environment)) {
+  for (const executable of candidates(environment, folder)) {
     const found = await askPython(executable, environment, signal);
     if (found?.torch) return found;
     first ??= found;
@@ -58,11 +59,11 @@ export function askPython(
   });
 }
 
-function candidates(environment: NodeJS.ProcessEnv): string[] {
+function candidates(environment: NodeJS.ProcessEnv, folder: string): string[] {
   const { MPOPT_PYTHON, VIRTUAL_ENV, PATH } = environment;
   const found = [
     MPOPT_PYTHON,
-    resolve(".venv", "bin", "python"),
+    resolve(folder, ".venv", "bin", "python"),
     VIRTUAL_ENV && join(VIRTUAL_ENV, "bin", "python"),
     onPath("python3", PATH),
     onPath("python", PATH),
