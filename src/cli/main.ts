@@ -5,6 +5,11 @@ import { commands } from "./commands.js";
 import { printError } from "./context.js";
 import { version } from "./version.js";
 
+// A reader such as `head` may close the pipe early; that is its right and no failure of ours.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+});
+
 const program = new Command("mpopt")
   .description("Plan how to train a large model over many devices.")
   .version(version)

@@ -67,12 +67,9 @@ export function stageProblem(costs: StageCosts): StageProblem {
     stages: pipeline,
     microBatches,
     leastSeconds: costs.wholeModel().seconds * (1 - 1e-12),
-    seconds: (stage, start, end) => {
-      const { forward, backward } = costs.seconds(stage, start, end);
-      return forward + backward;
-    },
+    seconds: (stage, start, end) => costs.passSeconds(stage, start, end),
     stepSeconds: (stage, start, end) => {
-      const { gradientSynchronisation, optimizer } = costs.seconds(stage, start, end);
+      const { gradientSynchronisation, optimizer } = costs.onceSeconds(stage, start, end);
       return gradientSynchronisation + optimizer;
     },
     fits: (stage, start, end) => costs.reservedBytes(stage, start, end) <= costs.limitBytes,

@@ -36,6 +36,17 @@ export interface StageSeconds {
   optimizer: number;
 }
 
+/** Seconds that embedding and head add to the stage that holds them. */
+interface EndSeconds {
+  forward: number;
+  backward: number;
+  communication: number;
+  /** Once a step. */
+  weights: number;
+  /** Forward and backward. */
+  pass: number;
+}
+
 const fields = [
   "forward",
   "backward",
@@ -63,6 +74,8 @@ export class StageCosts {
   readonly #tiedSeconds: number;
   readonly #recomputedBytes: number;
   readonly #workspaceBytes: number;
+  readonly #endCache: (EndSeconds | undefined)[] = [];
+  readonly #parameterCache = new Map<number, { synchronisation: number; optimizer: number }>();
 
   constructor(configuration: Configuration, chain: LayerChain, models: CostModels) {
     this.configuration = configuration;
@@ -92,37 +105,59 @@ export class StageCosts {
     this.#workspaceBytes = Math.max(0, ...chain.blocks.map((block) => block.workspaceBytes));
   }
 
+  /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
+  passSeconds(stage: number, start: number, end: number): number {
+    const { forward, backward, recompute } = this.#prefix;
+    const blocks =
+      forward[end]! -
+      forward[start]! +
+      (backward[end]! - backward[start]!) +
+      (recompute[end]! - recompute[start]!);
+    return blocks + this.#endSeconds(stage).pass + this.#transfers(stage);
+  }
+
   /** Seconds of stage `stage` when it holds the block layers [start, end). */
   seconds(stage: number, start: number, end: number): StageSeconds {
     const { pipeline } = this.configuration;
     const sum = (field: (typeof fields)[number]) => this.#prefix[field][end]! - this.#prefix[field][start]!;
+    const ends = this.#endSeconds(stage);
     const repeated = sum("recompute");
     const repeatedCommunication = sum("recomputeCommunication");
-    let forward = sum("forward");
-    let backward = sum("backward") + repeated;
-    let communication = sum("communication") + repeatedCommunication;
-    for (const extra of this.#ends(stage)) {
-      forward += extra.forwardSeconds + extra.forwardCommunicationSeconds;
-      backward += extra.backwardSeconds + extra.backwardCommunicationSeconds;
-      communication += extra.forwardCommunicationSeconds + extra.backwardCommunicationSeconds;
-    }
+    const communication = sum("communication") + repeatedCommunication + ends.communication;
     const recompute = repeated - repeatedCommunication;
-    const compute = forward + backward - communication - recompute;
-    const sendForward = stage < pipeline - 1 ? this.#transferSeconds : 0;
-    const sendBackward = stage > 0 ? this.#transferSeconds : 0;
-    forward += sendForward;
-    backward += sendBackward;
-    const parameters = this.parameters(stage, start, end);
+    const forward = sum("forward") + ends.forward;
+    const backward = sum("backward") + repeated + ends.backward;
     return {
-      compute,
+      compute: forward + backward - communication - recompute,
       recompute,
       tensorCommunication: communication,
-      transfer: sendForward + sendBackward,
-      forward,
-      backward,
+      transfer: this.#transfers(stage),
+      forward: forward + (stage < pipeline - 1 ? this.#transferSeconds : 0),
+      backward: backward + (stage > 0 ? this.#transferSeconds : 0),
+      ...this.onceSeconds(stage, start, end),
+    };
+  }
+
+  /** What the stage adds once a step: exposed gradient synchronisation, and the optimizer. */
+  onceSeconds(
+    stage: number,
+    start: number,
+    end: number,
+  ): Pick<StageSeconds, "gradientSynchronisation" | "optimizer"> {
+    const { backward, recompute, weights } = this.#prefix;
+    const backwardSeconds =
+      backward[end]! -
+      backward[start]! +
+      (recompute[end]! - recompute[start]!) +
+      this.#endSeconds(stage).backward +
+      (stage > 0 ? this.#transferSeconds : 0);
+    const ofParameters = this.#ofParameters(this.parameters(stage, start, end));
+    return {
       gradientSynchronisation:
-        this.#synchronisation(parameters, backward) + this.#onceAStep(stage, sum("weights")),
-      optimizer: this.#optimizer(parameters),
+        this.#exposed(ofParameters.synchronisation, backwardSeconds) +
+        (weights[end]! - weights[start]!) +
+        this.#endSeconds(stage).weights,
+      optimizer: ofParameters.optimizer,
     };
   }
 
@@ -219,31 +254,65 @@ export class StageCosts {
     return stage === pipeline - 1 ? [...embedding, ...this.#chain.head] : embedding;
   }
 
-  #onceAStep(stage: number, blockSeconds: number): number {
+  /** What embedding and head add to a stage; middle stages share one empty answer. */
+  #endSeconds(stage: number): EndSeconds {
     const { pipeline } = this.configuration;
-    let seconds = blockSeconds;
-    for (const extra of this.#ends(stage)) seconds += extra.weightGradientSeconds;
-    if (pipeline > 1 && (stage === 0 || stage === pipeline - 1)) seconds += this.#tiedSeconds;
-    return seconds;
+    const place = stage === 0 ? 0 : stage === pipeline - 1 ? 2 : 1;
+    const known = this.#endCache[place];
+    if (known) return known;
+    const sum: EndSeconds = { forward: 0, backward: 0, communication: 0, weights: 0, pass: 0 };
+    for (const extra of this.#ends(stage)) {
+      sum.forward += extra.forwardSeconds + extra.forwardCommunicationSeconds;
+      sum.backward += extra.backwardSeconds + extra.backwardCommunicationSeconds;
+      sum.communication += extra.forwardCommunicationSeconds + extra.backwardCommunicationSeconds;
+      sum.weights += extra.weightGradientSeconds;
+    }
+    if (pipeline > 1 && place !== 1) sum.weights += this.#tiedSeconds;
+    sum.pass = sum.forward + sum.backward;
+    this.#endCache[place] = sum;
+    return sum;
+  }
+
+  #transfers(stage: number): number {
+    const { pipeline } = this.configuration;
+    return ((stage < pipeline - 1 ? 1 : 0) + (stage > 0 ? 1 : 0)) * this.#transferSeconds;
+  }
+
+  /** Synchronisation (before any overlap) and optimizer for so many parameters; equal stages ask often. */
+  #ofParameters(parameters: number): { synchronisation: number; optimizer: number } {
+    let known = this.#parameterCache.get(parameters);
+    if (!known) {
+      known = {
+        synchronisation: this.#synchronisation(parameters),
+        optimizer: this.#optimizer(parameters),
+      };
+      this.#parameterCache.set(parameters, known);
+    }
+    return known;
+  }
+
+  /** Seconds of the reduction over data-parallel ranks. */
+  #synchronisation(parameters: number): number {
+    const { data, tensor, zero } = this.configuration;
+    if (data === 1) return 0;
+    const { communication, job } = this.#models;
+    const state = stateBytes(job);
+    const group = { size: data, stride: tensor };
+    if (zero === 0) return communication.collectiveSeconds("allReduce", parameters * state.gradient, group);
+    return (
+      communication.collectiveSeconds("reduceScatter", parameters * state.gradient, group) +
+      communication.collectiveSeconds("allGather", parameters * state.parameter, group)
+    );
   }
 
   /**
-   * Exposed seconds of the reduction over data-parallel ranks. Buckets are sent during the backward pass of
-   * the last micro-batch; what does not fit into it, and the share that never overlaps, stays visible.
+   * What stays visible of the reduction. Buckets are sent during the backward pass of the last micro-batch;
+   * what does not fit into it, and the share that never overlaps, is exposed.
    */
-  #synchronisation(parameters: number, backwardSeconds: number): number {
-    const { data, tensor, zero } = this.configuration;
-    if (data === 1) return 0;
-    const { communication, cluster, job } = this.#models;
-    const state = stateBytes(job);
-    const group = { size: data, stride: tensor };
-    const seconds =
-      zero === 1
-        ? communication.collectiveSeconds("reduceScatter", parameters * state.gradient, group) +
-          communication.collectiveSeconds("allGather", parameters * state.parameter, group)
-        : communication.collectiveSeconds("allReduce", parameters * state.gradient, group);
-    const share = cluster.overlap.gradientReduction.value;
-    return Math.max(seconds * (1 - share), seconds - backwardSeconds);
+  #exposed(seconds: number, backwardSeconds: number): number {
+    const share = this.#models.cluster.overlap.gradientReduction.value;
+    const hidden = Math.min(seconds * share, backwardSeconds);
+    return seconds - hidden;
   }
 
   /** The update reads and writes every state once: it is bound by memory bandwidth. */

@@ -56,15 +56,14 @@ class Tables {
     this.e = new Float64Array(this.a.length);
     for (let stage = 0; stage < stages; stage++) {
       const mayBeEmpty = stages > 1 && (stage === 0 || stage === stages - 1);
-      for (let start = 0; start <= layers; start++) {
-        if (stage === 0 && start > 0) break;
-        const shortest = stage === stages - 1 ? layers : start + (mayBeEmpty ? 0 : 1);
-        for (let end = Math.max(shortest, start + (mayBeEmpty ? 0 : 1)); end <= layers; end++) {
-          const seconds = problem.seconds(stage, start, end);
-          // Both grow with the range: once a range is too long, no longer one will do.
-          if (seconds > slowest || !problem.fits(stage, start, end)) break;
+      for (let start = 0; start <= (stage === 0 ? 0 : layers); start++) {
+        const shortest = Math.max(stage === stages - 1 ? layers : 0, start + (mayBeEmpty ? 0 : 1));
+        const possible = (end: number) =>
+          problem.seconds(stage, start, end) <= slowest && problem.fits(stage, start, end);
+        const longest = lastThat(possible, shortest, layers);
+        for (let end = shortest; end <= longest; end++) {
           const k = this.index(stage, start, end);
-          this.a[k] = seconds;
+          this.a[k] = problem.seconds(stage, start, end);
           this.e[k] = problem.stepSeconds(stage, start, end);
         }
       }
@@ -141,6 +140,18 @@ class Tables {
     }
     return largest;
   }
+}
+
+/** The largest value in [low, high] that holds, when all below it hold too; low - 1 where none does. */
+function lastThat(holds: (value: number) => boolean, low: number, high: number): number {
+  let known = low - 1;
+  let unknown = high;
+  while (known < unknown) {
+    const middle = Math.ceil((known + 1 + unknown) / 2);
+    if (holds(middle)) known = middle;
+    else unknown = middle - 1;
+  }
+  return known;
 }
 
 /**

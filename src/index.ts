@@ -1,0 +1,26 @@
+/**
+ * mpopt's library: what the command line does, as typed functions without global state. Long work takes an
+ * AbortSignal and reports progress; every failure is an `MpoptError` with a stable code.
+ */
+
+export { clusterPreset, clusterPresetNames, loadCluster } from "./cluster/index.js";
+export { type ProfileOptions, profileCluster as profile } from "./cluster/profile.js";
+export * from "./contracts/index.js";
+export {
+  exportPlan,
+  findPython,
+  type LaunchOptions,
+  launch,
+  lossyFor,
+  type RunRecord,
+} from "./launch/index.js";
+export { importHuggingFace, loadModel, presetNames } from "./models/index.js";
+export {
+  checkPlan,
+  createPlan as plan,
+  estimatePlan,
+  type PlanOptions,
+  type Violation,
+} from "./plan/index.js";
+export { explainPlan, renderHtml, renderPlan } from "./report/index.js";
+export { evaluateAssignment, type Problem, type Solution, type SolveLimits, solve } from "./solver/index.js";

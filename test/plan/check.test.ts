@@ -1,0 +1,166 @@
+import { describe, expect, it } from "vitest";
+import { clusterPreset } from "../../src/cluster/index.js";
+import { checkDocument, type Plan } from "../../src/contracts/index.js";
+import { loadModel } from "../../src/models/index.js";
+import { checkPlan, createPlan, estimatePlan } from "../../src/plan/index.js";
+
+const model = loadModel("llama-3.1-8b");
+const cluster = clusterPreset("h100-sxm:8x2");
+const plan = await createPlan({
+  model,
+  cluster,
+  job: { globalBatch: 32, sequence: 4096, pins: { pipeline: 4, tensor: 2, recompute: "none" } },
+});
+const inputs = { model, cluster };
+
+/** Each entry breaks one invariant; the checker must notice from the plan's own fields. */
+const mutations: Record<string, (plan: Plan) => void> = {
+  "a layer dropped between two stages": (p) => {
+    p.stages[1]!.layers.start += 1;
+  },
+  "a layer placed twice": (p) => {
+    p.stages[1]!.layers.end += 1;
+  },
+  "the last layer dropped": (p) => {
+    p.stages.at(-1)!.layers.end -= 1;
+  },
+  "a layer beyond the model": (p) => {
+    p.stages.at(-1)!.layers.end += 1;
+  },
+  "stages swapped": (p) => {
+    p.stages.reverse();
+  },
+  "a module twice": (p) => {
+    p.stages[1]!.modules.push(p.stages[0]!.modules[0]!);
+  },
+  "two embeddings": (p) => {
+    p.stages[2]!.embedding = true;
+  },
+  "no head": (p) => {
+    p.stages.at(-1)!.head = false;
+  },
+  "degrees that do not multiply to the devices": (p) => {
+    p.mesh.sizes[1]! *= 2;
+  },
+  "an axis twice": (p) => {
+    p.mesh.axes[0] = "tensor";
+  },
+  "two ranks exchanged": (p) => {
+    [p.rankTable[0], p.rankTable[1]] = [p.rankTable[1]!, p.rankTable[0]!];
+  },
+  "a rank missing": (p) => {
+    p.rankTable.pop();
+  },
+  "a stage on the wrong devices": (p) => {
+    p.stages[0]!.devices = p.stages[1]!.devices;
+  },
+  "a batch that the degrees do not give": (p) => {
+    p.batch.micro += 1;
+  },
+  "a micro-batch lost": (p) => {
+    p.schedule.microBatches -= 1;
+  },
+  "another global batch than the job's": (p) => {
+    p.job.globalBatch *= 2;
+  },
+  "heads that do not divide": (p) => {
+    p.model.architecture!.heads = 33;
+  },
+  "memory beyond the limit": (p) => {
+    const entry = p.estimate.memory[0]!;
+    entry.limitBytes = entry.reservedBytes / 2;
+  },
+  "memory terms that do not add up": (p) => {
+    p.estimate.memory[1]!.terms.activations += 1e9;
+  },
+  "parameters that vanish": (p) => {
+    for (const entry of p.estimate.memory) {
+      entry.allocatedBytes -= entry.terms.parameters / 2;
+      entry.terms.parameters /= 2;
+    }
+  },
+  "a memory entry missing": (p) => {
+    p.estimate.memory.pop();
+  },
+  "a step time that the stages do not give": (p) => {
+    p.estimate.stepSeconds *= 0.9;
+  },
+  "time terms that do not add up": (p) => {
+    p.estimate.terms.bubble = 0;
+  },
+  "a bound above the objective": (p) => {
+    p.certificate.bound *= 1.01;
+  },
+  "an optimal status with a gap": (p) => {
+    p.certificate.bound *= 0.9;
+    p.certificate.gap = 0.1;
+  },
+  "an objective that is not the step time": (p) => {
+    p.certificate.objective *= 0.5;
+  },
+};
+
+describe("checkPlan", () => {
+  it("accepts the plan that the search made, and its contract", () => {
+    expect(checkPlan(plan, inputs)).toEqual([]);
+    expect(() => checkDocument("plan", JSON.parse(JSON.stringify(plan)), "plan")).not.toThrow();
+  });
+
+  it.each(Object.entries(mutations))("rejects %s", (_name, mutate) => {
+    const broken = structuredClone(plan);
+    mutate(broken);
+    const found = checkPlan(broken);
+    expect(found.length).toBeGreaterThan(0);
+    expect(found[0]!.message).toMatch(/^Expected .* but .*\.$|^Expected .*\.$/);
+  });
+
+  it("rejects modules that the model does not have, and lets none be missing", () => {
+    const renamed = structuredClone(plan);
+    renamed.stages[0]!.modules[0] = "model.embed";
+    expect(
+      checkPlan(renamed, inputs)
+        .map((each) => each.message)
+        .join(),
+    ).toMatch(/embed_tokens.*found it in none/);
+    const moved = structuredClone(plan);
+    const module = moved.stages[1]!.modules.pop()!;
+    moved.stages[2]!.modules.push(module);
+    expect(checkPlan(moved, inputs).some((each) => each.message.includes(module))).toBe(true);
+  });
+
+  it("rejects an estimate that the cost model does not give", () => {
+    const cheaper = structuredClone(plan);
+    for (const stage of cheaper.stages) {
+      stage.forwardSeconds /= 2;
+      stage.backwardSeconds /= 2;
+    }
+    const { terms } = cheaper.estimate;
+    for (const term of [
+      "compute",
+      "recompute",
+      "tensorCommunication",
+      "pipelineTransfer",
+      "bubble",
+    ] as const) {
+      terms[term] /= 2;
+    }
+    const total = Object.values(terms).reduce((sum, seconds) => sum + seconds, 0);
+    cheaper.estimate.stepSeconds = total;
+    cheaper.certificate.objective = total;
+    cheaper.certificate.bound = total;
+    expect(checkPlan(cheaper)).toEqual([]);
+    expect(
+      checkPlan(cheaper, inputs)
+        .map((each) => each.message)
+        .join(),
+    ).toMatch(/by the cost model/);
+  });
+});
+
+describe("estimatePlan", () => {
+  it("prices the plan as the search did, and again on another cluster", () => {
+    expect(estimatePlan(plan, model, cluster).stepSeconds).toBeCloseTo(plan.estimate.stepSeconds, 12);
+    const slower = estimatePlan(plan, model, clusterPreset("a100-80:8x2"));
+    expect(slower.stepSeconds).toBeGreaterThan(plan.estimate.stepSeconds * 1.5);
+  });
+});
