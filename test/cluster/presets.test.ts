@@ -1,0 +1,103 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import {
+  clusterPreset,
+  clusterPresetNames,
+  crossings,
+  deviceCount,
+  fastDomain,
+  loadCluster,
+} from "../../src/cluster/index.js";
+import { parts } from "../../src/cluster/parts.js";
+import { checkDocument } from "../../src/contracts/index.js";
+
+describe("cluster presets", () => {
+  it.each(clusterPresetNames)("%s is a valid document whose every figure is assumed and sourced", (name) => {
+    const cluster = clusterPreset(`${name}:8x16`);
+    checkDocument("cluster", JSON.parse(JSON.stringify(cluster)), name);
+    expect(deviceCount(cluster)).toBe(128);
+    expect(cluster.topology.levels.reduce((product, level) => product * level.groupSize, 1)).toBe(128);
+    const quantities = JSON.stringify(cluster).match(/"provenance":"(\w+)","source":"([^"]*)"/g)!;
+    expect(quantities.length).toBeGreaterThan(20);
+    for (const quantity of quantities) expect(quantity).toMatch(/"assumed","source":"[^"]{10,}"/);
+  });
+
+  it("has the parts that the documentation names", () => {
+    expect(Object.keys(parts)).toEqual([
+      "a100-40",
+      "a100-80",
+      "h100-sxm",
+      "h200-sxm",
+      "b200",
+      "gb200",
+      "mi300x",
+    ]);
+  });
+
+  it("never promises a rate above the data sheet's peak", () => {
+    for (const name of clusterPresetNames) {
+      const device = clusterPreset(name).devices[0]!;
+      for (const table of device.compute) {
+        const peak =
+          table.unit === "flop"
+            ? device.peakFlopsPerSecond[table.dtype]!.value
+            : device.memoryBytesPerSecond.value;
+        for (const point of table.points) expect(point.rate).toBeLessThan(peak);
+      }
+    }
+  });
+
+  it("joins an NVL72 rack by its fast links", () => {
+    expect(fastDomain(clusterPreset("gb200:4x18"))).toBe(72);
+    expect(fastDomain(clusterPreset("gb200:4x36"))).toBe(72);
+    expect(fastDomain(clusterPreset("h100-sxm:8x4"))).toBe(8);
+  });
+
+  it.each(["h100", "h100-sxm:8", "h100-sxm:0x4", "h100-sxm:8x-1", "v100:8x8"])("refuses %s", (reference) => {
+    expect(() => loadCluster(reference)).toThrow(
+      /^Expected a cluster file or PART:GPUSxNODES such as h100-sxm:8x16 but found/,
+    );
+  });
+});
+
+describe("crossings", () => {
+  const cluster = clusterPreset("h100-sxm:8x16");
+
+  it("keeps a tensor group inside its node", () => {
+    expect(crossings(cluster, { size: 8, stride: 1 }).map(({ level, units }) => [level.name, units])).toEqual(
+      [["node", 8]],
+    );
+  });
+
+  it("sees one rank a node in a data group behind full tensor groups", () => {
+    const found = crossings(cluster, { size: 16, stride: 8 });
+    expect(found.map(({ level, units, ranksPerUnit }) => [level.name, units, ranksPerUnit])).toEqual([
+      ["network", 16, 1],
+    ]);
+  });
+
+  it("sees both levels in the whole world", () => {
+    const found = crossings(cluster, { size: 128, stride: 1 });
+    expect(found.map(({ level, units, ranksPerUnit }) => [level.name, units, ranksPerUnit])).toEqual([
+      ["node", 8, 1],
+      ["network", 16, 8],
+    ]);
+  });
+
+  it("sends groups that straddle nodes over the network", () => {
+    expect(crossings(cluster, { size: 6, stride: 1 }).some(({ level }) => level.name === "network")).toBe(
+      true,
+    );
+  });
+
+  it("accounts for every rank of a group", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 7 }), fc.integer({ min: 0, max: 7 }), (a, b) => {
+        const [size, stride] = [2 ** a, 2 ** b];
+        if (size * stride > 128) return;
+        const product = crossings(cluster, { size, stride }).reduce((all, { units }) => all * units, 1);
+        expect(product).toBe(size);
+      }),
+    );
+  });
+});
