@@ -117,7 +117,7 @@ function writeExports(context: Context, plan: Plan, folder: string): QuickstartR
     const refused = plan.lossyFor[target];
     if (refused) {
       written.push({ target, refused });
-      context.print(`   ${target}: refused, it cannot express ${refused.join("; ")}`);
+      context.print(`   ${target}: refused. ${refused.join(" ")}`);
       continue;
     }
     const into = join(folder, target);

@@ -36,8 +36,11 @@ export function writeExport(
   if (lost.length && !options.allowLossy) {
     throw new MpoptError(
       "E_LOSSY",
-      `Expected a plan that ${exporter.name} can express but found ${lost.length === 1 ? "a part" : `${lost.length} parts`} that it cannot.`,
-      [...lost, "Plan for this launcher with --runtime, or export with --allow-lossy to drop these parts."],
+      `Expected a plan that ${exporter.name} can express but found one that it cannot: ${lost[0]}`,
+      [
+        ...lost.slice(1),
+        "Plan for this launcher with --runtime, or export with --allow-lossy to drop these parts.",
+      ],
     );
   }
   const root = resolve(folder);

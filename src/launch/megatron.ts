@@ -36,28 +36,32 @@ export function pipelineLayout(plan: Plan): string {
 }
 
 function lossy(plan: Plan): string[] {
-  const missing: string[] = [];
+  const lost: string[] = [];
   const { architecture } = plan.model;
-  if (!architecture) missing.push("the model: its architecture is not one that Megatron builds from flags");
-  if (architecture && architecture.family === "gemma2")
-    missing.push("Gemma 2: logit soft-capping and post-norms");
-  if (architecture && architecture.family === "opt") missing.push("OPT: ReLU and offset positions");
-  if (plan.cluster.deviceType === "cpu") missing.push("CPU devices: Megatron-LM trains on GPUs");
+  if (!architecture) lost.push("The model's architecture is not one that Megatron-LM builds from flags.");
+  if (architecture?.family === "gemma2") {
+    lost.push("Gemma 2 caps its logits and has norms behind each branch, which no flag describes.");
+  }
+  if (architecture?.family === "opt") lost.push("OPT's offset positions and ReLU have no flag.");
+  if (plan.cluster.deviceType === "cpu") {
+    lost.push("The devices are processors, but Megatron-LM trains on GPUs.");
+  }
   if (new Set(plan.stages.map((stage) => stage.recompute)).size > 1) {
-    missing.push("recomputation that differs between stages");
+    lost.push("Stages differ in recomputation, but Megatron-LM has one setting for all of them.");
   }
   if (plan.mesh.axes.join() !== "pipeline,data,tensor") {
-    missing.push(`the rank order ${plan.mesh.axes.join(", ")}: Megatron's is pipeline, data, tensor`);
-  }
-  if (plan.job.dtypes.parameters !== "bf16" && plan.job.dtypes.parameters !== "f16") {
-    missing.push(
-      `parameters in ${plan.job.dtypes.parameters}: the distributed optimizer keeps a 16-bit copy`,
+    lost.push(
+      `Ranks are ordered by ${plan.mesh.axes.join(", ")}, but Megatron-LM's order is pipeline, data, tensor.`,
     );
   }
-  if (architecture?.experts && size(plan, "tensor") > 1 && !plan.mesh.sequenceParallel) {
-    missing.push("experts with tensor parallelism but without sequence parallelism");
+  const { parameters } = plan.job.dtypes;
+  if (parameters !== "bf16" && parameters !== "f16") {
+    lost.push(`Parameters are ${parameters}, but these flags train in bf16 or f16.`);
   }
-  return missing;
+  if (architecture?.experts && size(plan, "tensor") > 1 && !plan.mesh.sequenceParallel) {
+    lost.push("Experts with tensor parallelism need sequence parallelism in Megatron-LM.");
+  }
+  return lost;
 }
 
 /** All flags, in groups: parallelism first, then the model, then the batch. */
@@ -207,8 +211,8 @@ function launchScript(plan: Plan): string {
     ...argumentsOf(plan).map((flag) => `  ${groupLine(flag)}`),
     ")",
     `exec torchrun --nnodes ${nodes} --nproc-per-node ${perNode} --node-rank "\${NODE_RANK:-0}" \\`,
-    '  --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \\',
-    '  "${MEGATRON_SCRIPT:-pretrain_gpt.py}" "${FLAGS[@]}" "$@"',
+    `  --master-addr "\${MASTER_ADDR:-127.0.0.1}" --master-port "\${MASTER_PORT:-29500}" \\`,
+    `  "\${MEGATRON_SCRIPT:-pretrain_gpt.py}" "\${FLAGS[@]}" "$@"`,
     "",
   ].join("\n");
 }

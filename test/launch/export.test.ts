@@ -115,7 +115,7 @@ test.each(lossyCases)("torch: refuses %s unless losses are allowed", (_title, wi
   const plan = makePlan(wishes);
   const error = failure(() => exportPlan(plan, "torch", join(folder, "out")));
   expect(error.code).toBe("E_LOSSY");
-  expect(error.notes.join("\n")).toMatch(reason);
+  expect(error.message).toMatch(reason);
   expect(existsSync(join(folder, "out"))).toBe(false);
   const { lost } = exportPlan(plan, "torch", join(folder, "out"), { allowLossy: true });
   expect(lost.join("\n")).toMatch(reason);
