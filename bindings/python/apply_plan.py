@@ -575,10 +575,11 @@ def apply_data_parallel(
     model: nn.Module, plan: dict, mesh: DeviceMesh, optimizer: Callable, ties: list[TiedGroup]
 ) -> DataParallel:
     """Makes the replicas of one stage equal and joins them; `optimizer` receives name to tensor."""
-    ranks = dist.get_process_group_ranks(mesh.get_group("data"))
-    if len(ranks) > 1:
-        for parameter in model.parameters():
-            dist.broadcast(local(parameter).data, src=ranks[0], group=mesh.get_group("data"))
+    for axis in ("tensor", "data"):
+        ranks = dist.get_process_group_ranks(mesh.get_group(axis))
+        for parameter in model.parameters() if len(ranks) > 1 else ():
+            if axis == "data" or not isinstance(parameter, DTensor) or parameter.placements == (Replicate(),):
+                dist.broadcast(local(parameter).data, src=ranks[0], group=mesh.get_group(axis))
     return DataParallel(model, plan, mesh, optimizer, ties)
 
 

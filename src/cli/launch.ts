@@ -10,6 +10,9 @@ export const launchCommand = () =>
     "mpopt launch plan.json -- python examples/train_gpt.py --steps 20",
     async (context, [path, ...command], options) => {
       const plan = readDocument("plan", path!);
+      // The ranks are in a session of their own: without this they would outlive a closed terminal.
+      const closed = new AbortController();
+      process.once("SIGHUP", () => closed.abort());
       const record = await launch({
         plan,
         planPath: path!,
@@ -17,7 +20,7 @@ export const launchCommand = () =>
         timeoutSeconds: options.timeout as number | undefined,
         nodeRank: options.nodeRank as number | undefined,
         rendezvousEndpoint: options.rendezvous as string | undefined,
-        signal: context.signal,
+        signal: AbortSignal.any([context.signal, closed.signal]),
         onProgress: (event) => context.progress(event),
         onLog: (line) => {
           if (!line.startsWith("MPOPT_")) context.note(line);

@@ -34,12 +34,13 @@ export function writeExport(
 ): ExportResult {
   const lost = exporter.lossy(plan);
   if (lost.length && !options.allowLossy) {
+    const [first, ...others] = lost;
     throw new MpoptError(
       "E_LOSSY",
-      `Expected a plan that ${exporter.name} can express but found one that it cannot: ${lost[0]}`,
+      `Expected a plan that ${exporter.name} can express but found this: ${first}`,
       [
-        ...lost.slice(1),
-        "Plan for this launcher with --runtime, or export with --allow-lossy to drop these parts.",
+        ...others,
+        "Plan for this launcher with --runtime, or export with --allow-lossy to drop what it cannot express.",
       ],
     );
   }

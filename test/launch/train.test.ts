@@ -50,14 +50,20 @@ async function compare(cases: Record<string, PlanWishes>): Promise<Map<string, C
 const twoRanks: Record<string, PlanWishes> = {
   "llama, data 2": { data: 2 },
   "llama, data 2, ZeRO-1": { data: 2, zero: 1 },
-  "llama, tensor 2": { tensor: 2 },
-  "llama, tensor 2, sequence parallel, odd vocabulary": { tensor: 2, sequenceParallel: true, vocabulary: 97 },
+  "llama, tensor 2": { tensor: 2, microBatches: 2 },
+  "llama, tensor 2, sequence parallel, odd vocabulary": {
+    tensor: 2,
+    sequenceParallel: true,
+    vocabulary: 97,
+    microBatches: 2,
+  },
   "llama, pipeline 2, 3 layers unevenly": { pipeline: 2, layersPerStage: [1, 2] },
   "gpt2 tied, tensor 2, sequence parallel, full recompute": {
     family: "gpt2",
     tensor: 2,
     sequenceParallel: true,
     recompute: "full",
+    microBatches: 2,
   },
   "gpt2 tied, pipeline 2": { family: "gpt2", pipeline: 2 },
   "llama, pipeline 2, GPipe, full recompute": { pipeline: 2, schedule: "gpipe", recompute: "full" },
@@ -73,8 +79,15 @@ const fourRanks: Record<string, PlanWishes> = {
     sequenceParallel: true,
     recompute: "selective",
     layers: 1,
+    microBatches: 2,
   },
-  "gpt2 tied, pipeline 2, tensor 2": { family: "gpt2", pipeline: 2, tensor: 2, sequenceParallel: true },
+  "gpt2 tied, pipeline 2, tensor 2": {
+    family: "gpt2",
+    pipeline: 2,
+    tensor: 2,
+    sequenceParallel: true,
+    microBatches: 3,
+  },
 };
 
 for (const [title, cases] of [
