@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -26,8 +27,20 @@ inline float randomNormal(std::uint64_t seed, std::uint64_t index) {
   return static_cast<float>((sum - 131070.0) / 37837.0);
 }
 
+/// A million values and a few (a prime, so that rows do not line up), then the same again: making a gigabyte
+/// value by value would take longer than measuring with it.
+constexpr std::size_t randomPeriod = 1048573;
+
+template <class Element>
+void repeat(Element* values, std::size_t count) {
+  for (std::size_t at = randomPeriod; at < count; at += randomPeriod) {
+    std::memcpy(values + at, values, std::min(randomPeriod, count - at) * sizeof(Element));
+  }
+}
+
 inline void fillRandom(float* values, std::size_t count, std::uint64_t seed) {
-  for (std::size_t i = 0; i < count; ++i) values[i] = randomNormal(seed, i);
+  for (std::size_t i = 0; i < std::min(count, randomPeriod); ++i) values[i] = randomNormal(seed, i);
+  repeat(values, count);
 }
 
 /// bfloat16 nearest to a finite float, ties to even.
@@ -45,7 +58,8 @@ inline float fromBf16(std::uint16_t value) {
 }
 
 inline void fillRandomBf16(std::uint16_t* values, std::size_t count, std::uint64_t seed) {
-  for (std::size_t i = 0; i < count; ++i) values[i] = toBf16(randomNormal(seed, i));
+  for (std::size_t i = 0; i < std::min(count, randomPeriod); ++i) values[i] = toBf16(randomNormal(seed, i));
+  repeat(values, count);
 }
 
 }  // namespace mpopt

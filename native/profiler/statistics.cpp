@@ -50,7 +50,7 @@ Summary summarize(std::vector<double> samples) {
   summary.p05 = quantile(samples, 0.05);
   summary.p95 = quantile(samples, 0.95);
   summary.minimum = samples.front();
-  summary.confidence95 = (samples[interval.upper] - samples[interval.lower]) / (2 * summary.median);
+  summary.confidence95 = samples.size() == 1 ? 1 : (samples[interval.upper] - samples[interval.lower]) / (2 * summary.median);
   return summary;
 }
 

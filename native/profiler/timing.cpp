@@ -52,6 +52,7 @@ Timing measure(const Sampler& sampler, const TimingOptions& options, Clock& cloc
   const double start = clock.seconds();
   const double warmupEnd = start + options.maximumSeconds / 2;
   const double end = start + options.maximumSeconds;
+  const double latest = start + 3 * options.maximumSeconds;
 
   Timing timing;
   timing.callsPerSample = groupSize(sampler, options, clock, warmupEnd);
@@ -73,7 +74,9 @@ Timing measure(const Sampler& sampler, const TimingOptions& options, Clock& cloc
       timing.converged = true;
       break;
     }
-  } while (samples.size() < options.maximumSamples && clock.seconds() < end);
+    // A few samples are worth more than punctuality, up to a point: one sample has no spread.
+  } while (samples.size() < options.maximumSamples &&
+           clock.seconds() < (samples.size() < options.minimumSamples / 2 ? latest : end));
 
   timing.seconds = summarize(std::move(samples));
   return timing;

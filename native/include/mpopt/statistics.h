@@ -27,7 +27,8 @@ struct Summary {
   double p05 = 0;
   double p95 = 0;
   double minimum = 0;
-  /// Half width of the 95 % interval of the median, relative to the median.
+  /// Half width of the 95 % interval of the median, relative to the median; 1 for a single sample,
+  /// which tells nothing about the spread.
   double confidence95 = 0;
 };
 

@@ -28,7 +28,8 @@ struct TimingOptions {
   std::size_t warmupSamples = 3;
   std::size_t minimumSamples = 10;
   std::size_t maximumSamples = 1000;
-  /// Wall-clock limit of the whole measurement, warm-up included. One sample is always taken.
+  /// Wall-clock limit of the whole measurement, warm-up included. Half of `minimumSamples` may take up to three
+  /// times as long; one sample is always taken.
   double maximumSeconds = 0.5;
   /// Sampling stops when the 95 % interval of the median is this narrow, relative to the median.
   double targetHalfWidth = 0.01;

@@ -11,22 +11,25 @@ namespace {
 
 using namespace cpu;
 
-/// Time of the whole run and how it is shared out: what one probe leaves over, the later ones may use.
+/// Time of the whole run and how it is shared out: what one probe leaves over, the later ones may use. On a
+/// busy machine preparation takes longer than planned; a short measurement is better than none then.
 class Budget {
  public:
-  Budget(double seconds, std::size_t points) : end_(monotonicClock().seconds() + seconds), points_(points) {}
+  Budget(double seconds, std::size_t points)
+      : end_(monotonicClock().seconds() + seconds), last_(end_ + seconds), points_(points) {}
 
-  bool spent() const { return monotonicClock().seconds() >= end_; }
+  bool spent() const { return monotonicClock().seconds() >= last_; }
   /// Limit of the next point.
   double next() {
     const double left = std::max(0.0, end_ - monotonicClock().seconds());
     const double share = left / static_cast<double>(std::max<std::size_t>(1, points_));
     if (points_ > 0) --points_;
-    return std::min(2.0, share);
+    return std::clamp(share, 0.01, 2.0);
   }
 
  private:
   double end_;
+  double last_;
   std::size_t points_;
 };
 
@@ -69,7 +72,7 @@ class CpuBackend final : public Backend {
     for (const Probe& probe : probes) points += probe.alsoAlone && members > 1 ? 2 : 1;
     const std::size_t allPoints = points;
 
-    Budget budget(request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 6.5 : 40, points);
+    Budget budget(request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 5.5 : 40, points);
     const auto step = [&](const std::string& message) {
       if (progress) progress(static_cast<double>(allPoints - points) / static_cast<double>(allPoints), message);
       --points;
@@ -114,10 +117,10 @@ class CpuBackend final : public Backend {
     };
     const std::vector<double> sizes = streamSizes(processor, members, quick);
     if (kernels.stream) append(launchProbes(kernels));
-    if (kernels.gemm) append(gemmProbes(processor, kernels, quick));
     if (kernels.stream) append(elementwiseProbes(sizes, kernels));
     if (kernels.stream) append(reductionProbes(sizes, kernels));
     append(copyProbes(sizes));
+    if (kernels.gemm || kernels.blas) append(gemmProbes(processor, kernels, quick));
     return probes;
   }
 

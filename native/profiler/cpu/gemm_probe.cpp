@@ -37,14 +37,8 @@ constexpr std::array<Shape, 17> shapes{{
 }};
 constexpr std::array<std::size_t, 10> quickShapes{0, 2, 4, 6, 8, 9, 11, 12, 13, 14};
 
-template <class Element>
-Element convert(float value) {
-  if constexpr (std::is_same_v<Element, float>) {
-    return value;
-  } else {
-    return toBf16(value);
-  }
-}
+void fill(float* values, std::size_t count, std::uint64_t seed) { fillRandom(values, count, seed); }
+void fill(std::uint16_t* values, std::size_t count, std::uint64_t seed) { fillRandomBf16(values, count, seed); }
 
 template <class Element>
 double asDouble(Element value) {
@@ -61,8 +55,8 @@ struct Operands {
       : a(static_cast<std::size_t>(shape.m) * static_cast<std::size_t>(shape.k)),
         b(static_cast<std::size_t>(shape.k) * static_cast<std::size_t>(shape.n)),
         c(static_cast<std::size_t>(shape.m) * static_cast<std::size_t>(shape.n)) {
-    for (std::size_t i = 0; i < a.size(); ++i) a[i] = convert<Element>(randomNormal(seed, i));
-    for (std::size_t i = 0; i < b.size(); ++i) b[i] = convert<Element>(randomNormal(seed + 1, i));
+    fill(a.data(), a.size(), seed);
+    fill(b.data(), b.size(), seed + 1);
     std::fill(c.data(), c.data() + c.size(), 0.0f);
   }
   Aligned<Element> a;
@@ -148,7 +142,7 @@ class BlasGemm final : public Work {
 };
 
 template <class Element>
-Probe probe(const Shape& shape, const Processor& processor, const Kernels& kernels) {
+Probe probe(const Shape& shape, const Processor& processor, const Kernels& kernels, bool quick) {
   constexpr bool single = std::is_same_v<Element, float>;
   const bool useBlas = single && kernels.blas;
   const GemmKernel* kernel = single ? kernels.gemm : kernels.gemmBf16;
@@ -164,7 +158,8 @@ Probe probe(const Shape& shape, const Processor& processor, const Kernels& kerne
   probe.description.method = useBlas ? "sgemm of " + kernels.blas->path() : kernel->name;
   if (!single) probe.description.method += ", bf16 inputs, f32 sums and result";
   probe.bytes = static_cast<double>(sizeof(Element)) * (m * k + k * n) + 4 * m * n;
-  probe.alsoAlone = shape.m == shape.n && shape.n == shape.k;
+  const bool cube = shape.m == shape.n && shape.n == shape.k;
+  probe.alsoAlone = cube && (!quick || shape.m == 1024);
   if (useBlas) {
     probe.make = [shape, blas = kernels.blas](int member) { return std::make_unique<BlasGemm>(shape, blas, member); };
   } else {
@@ -194,11 +189,14 @@ double blasError(const Blas& blas) {
 
 std::vector<Probe> gemmProbes(const Processor& processor, const Kernels& kernels, bool quick) {
   std::vector<Probe> probes;
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    if (quick && std::find(quickShapes.begin(), quickShapes.end(), i) == quickShapes.end()) continue;
-    probes.push_back(probe<float>(shapes[i], processor, kernels));
-    if (kernels.gemmBf16) probes.push_back(probe<std::uint16_t>(shapes[i], processor, kernels));
-  }
+  const auto append = [&](auto make) {
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      if (quick && std::find(quickShapes.begin(), quickShapes.end(), i) == quickShapes.end()) continue;
+      probes.push_back(make(shapes[i], processor, kernels, quick));
+    }
+  };
+  append(probe<float>);
+  if (kernels.gemmBf16) append(probe<std::uint16_t>);
   return probes;
 }
 

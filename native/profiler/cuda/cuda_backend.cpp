@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <thread>
 
 #include "../random.h"
@@ -140,6 +141,12 @@ class CudaBackend final : public Backend {
     const auto driver = openDriver();
     Report report;
     describe(report, *driver, 0);
+    try {
+      describe(report, *openCublasLt(driver->version));
+    } catch (const BackendError& error) {
+      report.failedProbes.push_back({"cublasLt", error.what()});
+    }
+    if (const std::string nccl = ncclVersion(); !nccl.empty()) report.environment.libraries["nccl"] = nccl;
     return report;
   }
 
@@ -150,8 +157,7 @@ class CudaBackend final : public Backend {
     std::unique_ptr<CublasLt> library;
     try {
       library = openCublasLt(driver->version);
-      report.environment.libraries["cublasLt"] =
-          std::to_string(library->version) + " from " + library->library->path();
+      describe(report, *library);
     } catch (const BackendError& error) {
       report.failedProbes.push_back({"gemm", error.what()});
     }
@@ -203,7 +209,7 @@ class CudaBackend final : public Backend {
   };
 
   static double budget(const Request& request) {
-    return request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 6.5 : 40;
+    return request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 5.5 : 40;
   }
 
   static std::vector<std::size_t> copySizes(bool quick) {
@@ -217,6 +223,10 @@ class CudaBackend final : public Backend {
 
   static std::size_t gemmPoints(bool quick) {
     return gemmTypes.size() * (quick ? quickShapes : shapes.size());
+  }
+
+  static void describe(Report& report, const CublasLt& library) {
+    report.environment.libraries["cublasLt"] = std::to_string(library.version) + " from " + library.library->path();
   }
 
   static void describe(Report& report, const Driver& driver, int limit) {
@@ -365,7 +375,7 @@ class CudaBackend final : public Backend {
 
   static void uploadElements(Run& run, DevicePointer to, std::size_t count, std::size_t elementBytes,
                              std::uint64_t seed) {
-    const std::size_t length = std::min(count, blockElements);
+    const std::size_t length = std::min(count, randomPeriod);
     if (elementBytes == 2) {
       std::vector<std::uint16_t> block(length);
       fillRandomBf16(block.data(), length, seed);
@@ -376,9 +386,6 @@ class CudaBackend final : public Backend {
       uploadRepeated(run, to, count * 4, block.data(), length * 4);
     }
   }
-  /// A prime, so that the repeated rows do not line up.
-  static constexpr std::size_t blockElements = 1048573;
-
   static void uploadRepeated(Run& run, DevicePointer to, std::size_t bytes, const void* block, std::size_t length) {
     for (std::size_t at = 0; at < bytes; at += length) {
       run.driver.check(run.driver.copyToDevice(to + at, block, std::min(length, bytes - at)), "upload the inputs");

@@ -44,12 +44,22 @@ std::vector<std::string> libraryFolders() {
     // CUDA 13 wheels share one folder; CUDA 12 wheels have one a library.
     folders.push_back(site + "/nvidia/cu13/lib");
     folders.push_back(site + "/nvidia/cublas/lib");
+    folders.push_back(site + "/nvidia/nccl/lib");
   }
   if (const std::string prefix = environment("CONDA_PREFIX"); !prefix.empty()) folders.push_back(prefix + "/lib");
   for (const char* name : {"CUDA_HOME", "CUDA_PATH"}) {
     if (const std::string home = environment(name); !home.empty()) folders.push_back(home + "/lib64");
   }
   return folders;
+}
+
+std::string ncclVersion() {
+  const auto library = DynamicLibrary::find(libraryFolders(), {"libnccl.so.2"});
+  if (!library) return "";
+  const auto getVersion = reinterpret_cast<int (*)(int*)>(library->symbol("ncclGetVersion"));
+  int version = 0;
+  if (!getVersion || getVersion(&version) != 0) return "";
+  return std::to_string(version) + " from " + library->path();
 }
 
 std::unique_ptr<Driver> openDriver() {

@@ -74,6 +74,9 @@ struct Driver {
 /// wheels under each folder of MPOPT_PYTHON_SITE, CONDA_PREFIX, CUDA_HOME and CUDA_PATH.
 std::vector<std::string> libraryFolders();
 
+/// Version of the NCCL that the framework would load, and its file; empty where none is found.
+std::string ncclVersion();
+
 /// Opens and initialises the driver.
 /// Throws BackendError when there is no driver, an unusable one, or no device.
 std::unique_ptr<Driver> openDriver();

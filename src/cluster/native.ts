@@ -1,0 +1,220 @@
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { MpoptError, type RunOptions } from "../contracts/index.js";
+
+/** What the addon returns, see native/include/mpopt/profiler.h. */
+export interface NativeReport {
+  backend: string;
+  environment: {
+    processor: string;
+    driver: string;
+    libraries: Record<string, string>;
+    /** Hertz, and watts where the name says so. */
+    clocks: Record<string, number>;
+  };
+  devices: NativeDevice[];
+  measurements: NativeMeasurement[];
+  failedProbes: { probe: string; reason: string }[];
+}
+
+export interface NativeDevice {
+  index: number;
+  name: string;
+  type: "cuda" | "cpu";
+  memoryBytes: number;
+  attributes: Record<string, number>;
+}
+
+export interface NativeMeasurement {
+  operation: "gemm" | "elementwise" | "reduction" | "copy" | "launch" | "link";
+  dtype: string;
+  work: number;
+  unit: "flop" | "byte" | "call";
+  shape?: Record<string, number>;
+  /** Whether the other devices ran the same probe at the same time. */
+  load: "alone" | "together";
+  secondsMedian: number;
+  p05: number;
+  p95: number;
+  samples: number;
+  confidence95: number;
+  converged: boolean;
+  method: string;
+}
+
+export interface NativeRequest {
+  backend: "cpu" | "cuda";
+  quick?: boolean;
+  /** Devices to occupy at once; all of them without it. */
+  devices?: number;
+  /** Limit of all probes together; the mode's own without it. */
+  budgetSeconds?: number;
+}
+
+export interface NativeOptions extends RunOptions {
+  /** After this the child is ended. */
+  deadlineSeconds: number;
+  /** Variables for the child beside the ones of this process. */
+  environment?: Record<string, string>;
+}
+
+const runner = fileURLToPath(new URL("../../bindings/node/run.cjs", import.meta.url));
+const built = fileURLToPath(new URL("../../build/native/Release/mpopt_native.node", import.meta.url));
+
+const buildRemedy =
+  "Run `npx mpopt build-native`; it needs a C++ compiler and cmake. Everything but profiling works without it.";
+
+/**
+ * Path of the addon: MPOPT_NATIVE_PATH where it is set, else what the build left. The file is not loaded.
+ * @throws MpoptError E_NATIVE when there is none.
+ */
+export function findAddon(): string {
+  const named = process.env.MPOPT_NATIVE_PATH;
+  if (named) {
+    if (existsSync(named)) return named;
+    throw new MpoptError(
+      "E_NATIVE",
+      `Expected the native addon at MPOPT_NATIVE_PATH=${named} but found no file there.`,
+      ["Unset MPOPT_NATIVE_PATH, or point it to mpopt_native.node."],
+    );
+  }
+  if (existsSync(built)) return built;
+  throw new MpoptError("E_NATIVE", `Expected the native addon at ${built} but it was not built.`, [
+    buildRemedy,
+  ]);
+}
+
+/**
+ * Loads the addon in a child process and returns its path.
+ * @throws MpoptError E_NATIVE when it is missing, does not load, or takes the child down.
+ */
+export async function checkAddon(options: Partial<NativeOptions> = {}): Promise<string> {
+  const addon = findAddon();
+  await runChild(addon, "load", "", { deadlineSeconds: 20, ...options });
+  return addon;
+}
+
+/**
+ * Lists the devices of a backend in a child process.
+ * @throws MpoptError E_NATIVE as `checkAddon`; E_MISSING_TOOL when the backend cannot work, with its reason.
+ */
+export async function listDevices(
+  backend: NativeRequest["backend"],
+  options: Partial<NativeOptions> = {},
+): Promise<NativeReport> {
+  return report(
+    await runChild(findAddon(), "list", JSON.stringify({ backend }), { deadlineSeconds: 30, ...options }),
+  );
+}
+
+/**
+ * Runs the probes in a child process.
+ * @throws MpoptError as `listDevices`, and E_CANCELLED when the signal stops it.
+ */
+export async function runProbes(request: NativeRequest, options: NativeOptions): Promise<NativeReport> {
+  return report(await runChild(findAddon(), "profile", JSON.stringify(request), options));
+}
+
+function report(text: string): NativeReport {
+  return JSON.parse(text) as NativeReport;
+}
+
+interface Message {
+  progress?: { fraction: number; message: string };
+  report?: string;
+  error?: string;
+  /** Whether the addon had loaded when the error came. */
+  loaded?: boolean;
+}
+
+async function runChild(
+  addon: string,
+  action: "load" | "list" | "profile",
+  request: string,
+  options: NativeOptions,
+): Promise<string> {
+  const { signal, deadlineSeconds } = options;
+  signal?.throwIfAborted();
+  return await new Promise<string>((resolve, reject) => {
+    // stdout belongs to the caller's JSON: a chatty driver may only write to the error text.
+    const child = spawn(process.execPath, [runner, addon, action, request], {
+      stdio: ["ignore", "pipe", "pipe", "ipc"],
+      env: { ...process.env, ...options.environment },
+    });
+    let answer: Message | undefined;
+    let output = "";
+    let late = false;
+    const collect = (chunk: Buffer) => {
+      output = (output + chunk).slice(-2000);
+    };
+    child.stdout?.on("data", collect);
+    child.stderr?.on("data", collect);
+    const timer = setTimeout(() => {
+      late = true;
+      child.kill("SIGKILL");
+    }, deadlineSeconds * 1000);
+    const stop = () => child.kill("SIGKILL");
+    signal?.addEventListener("abort", stop, { once: true });
+
+    child.on("message", (message: Message) => {
+      if (message.progress) options.onProgress?.(message.progress);
+      else answer = message;
+    });
+    const settle = (finish: () => void) => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", stop);
+      finish();
+    };
+    child.on("error", (error) => {
+      settle(() =>
+        reject(
+          new MpoptError("E_NATIVE", `Expected to start a process for the addon but ${error.message}.`, [], {
+            cause: error,
+          }),
+        ),
+      );
+    });
+    child.on("close", (code, killedBy) => {
+      settle(() => {
+        if (answer?.report !== undefined) resolve(answer.report);
+        else if (signal?.aborted) reject(cancelled(signal));
+        else reject(failure(addon, answer, late ? deadlineSeconds : undefined, code, killedBy, output));
+      });
+    });
+  });
+}
+
+function cancelled(signal: AbortSignal): MpoptError {
+  const reason: unknown = signal.reason;
+  return reason instanceof MpoptError ? reason : new MpoptError("E_CANCELLED", "Profiling was stopped.");
+}
+
+function failure(
+  addon: string,
+  answer: Message | undefined,
+  lateAfter: number | undefined,
+  code: number | null,
+  killedBy: NodeJS.Signals | null,
+  output: string,
+): MpoptError {
+  const notes = output.trim() ? [output.trim()] : [];
+  if (answer?.error !== undefined) {
+    // An addon that loaded and then refuses names its own remedy.
+    if (answer.loaded) return new MpoptError("E_MISSING_TOOL", answer.error, notes);
+    return new MpoptError("E_NATIVE", `Expected the native addon ${addon} to load but ${answer.error}.`, [
+      buildRemedy,
+      ...notes,
+    ]);
+  }
+  const end =
+    lateAfter !== undefined
+      ? `was not done after ${lateAfter} s and was ended`
+      : killedBy
+        ? `was ended by ${killedBy}`
+        : `ended with code ${code} and no answer`;
+  return new MpoptError("E_NATIVE", `Expected the native addon ${addon} to answer but its process ${end}.`, [
+    "A broken driver or a broken build does this; try `npx mpopt build-native`, or `--backend cpu`.",
+    ...notes,
+  ]);
+}
