@@ -72,7 +72,7 @@ class CpuBackend final : public Backend {
     for (const Probe& probe : probes) points += probe.alsoAlone && members > 1 ? 2 : 1;
     const std::size_t allPoints = points;
 
-    Budget budget(request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 5.5 : 40, points);
+    Budget budget(request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 4.5 : 40, points);
     const auto step = [&](const std::string& message) {
       if (progress) progress(static_cast<double>(allPoints - points) / static_cast<double>(allPoints), message);
       --points;

@@ -209,7 +209,7 @@ class CudaBackend final : public Backend {
   };
 
   static double budget(const Request& request) {
-    return request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 5.5 : 40;
+    return request.budgetSeconds > 0 ? request.budgetSeconds : request.quick ? 4.5 : 40;
   }
 
   static std::vector<std::size_t> copySizes(bool quick) {
