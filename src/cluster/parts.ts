@@ -29,39 +29,26 @@ export interface Part {
 const achieved = "largest bf16 product in stas00/ml-engineering compute/accelerator (MAMF table)";
 const busBandwidth = "all-reduce bus bandwidth in stas00/ml-engineering network";
 
+const a100: Part = {
+  type: "cuda",
+  memoryBytes: 40 * 2 ** 30,
+  peakFlopsPerSecond: { bf16: 312e12, f16: 312e12, tf32: 156e12, f32: 19.5e12 },
+  achievedFlopsPerSecond: 271.2e12,
+  memoryBytesPerSecond: 1.555e12,
+  memoryEfficiency: 0.9,
+  nodeBytesPerSecond: 234.9e9,
+  networkBytesPerSecond: 23e9,
+  nodesInDomain: 1,
+  sources: {
+    memory: "NVIDIA A100 data sheet; copy efficiency as SimuMax configs/system/a100_pcie.json",
+    compute: achieved,
+    links: `${busBandwidth} (A100, 8 GPUs, 16 GiB); 200 Gb/s InfiniBand a GPU at 92 %`,
+  },
+};
+
 export const parts: Readonly<Record<string, Part>> = {
-  "a100-40": {
-    type: "cuda",
-    memoryBytes: 40 * 2 ** 30,
-    peakFlopsPerSecond: { bf16: 312e12, f16: 312e12, tf32: 156e12, f32: 19.5e12 },
-    achievedFlopsPerSecond: 271.2e12,
-    memoryBytesPerSecond: 1.555e12,
-    memoryEfficiency: 0.9,
-    nodeBytesPerSecond: 234.9e9,
-    networkBytesPerSecond: 23e9,
-    nodesInDomain: 1,
-    sources: {
-      memory: "NVIDIA A100 data sheet; copy efficiency as SimuMax configs/system/a100_pcie.json",
-      compute: achieved,
-      links: `${busBandwidth} (A100, 8 GPUs, 16 GiB); 200 Gb/s InfiniBand a GPU at 92 %`,
-    },
-  },
-  "a100-80": {
-    type: "cuda",
-    memoryBytes: 80 * 2 ** 30,
-    peakFlopsPerSecond: { bf16: 312e12, f16: 312e12, tf32: 156e12, f32: 19.5e12 },
-    achievedFlopsPerSecond: 271.2e12,
-    memoryBytesPerSecond: 2.039e12,
-    memoryEfficiency: 0.9,
-    nodeBytesPerSecond: 234.9e9,
-    networkBytesPerSecond: 23e9,
-    nodesInDomain: 1,
-    sources: {
-      memory: "NVIDIA A100 data sheet; copy efficiency as SimuMax configs/system/a100_pcie.json",
-      compute: achieved,
-      links: `${busBandwidth} (A100, 8 GPUs, 16 GiB); 200 Gb/s InfiniBand a GPU at 92 %`,
-    },
-  },
+  "a100-40": a100,
+  "a100-80": { ...a100, memoryBytes: 80 * 2 ** 30, memoryBytesPerSecond: 2.039e12 },
   "h100-sxm": {
     type: "cuda",
     memoryBytes: 80 * 2 ** 30,

@@ -1,4 +1,5 @@
-import { bytesPerElement, type Cluster, type Model, type Plan } from "../contracts/index.js";
+import { bytesPerElement, type Cluster, type Model, MpoptError, type Plan } from "../contracts/index.js";
+import { scheduleNames } from "../schedule/index.js";
 import { estimatePlan } from "./estimate.js";
 
 /** A broken invariant, in one sentence. */
@@ -20,6 +21,7 @@ export function checkPlan(plan: Plan, inputs: { model?: Model; cluster?: Cluster
   checkMesh(plan, expect);
   checkStages(plan, expect);
   checkBatch(plan, expect);
+  checkSettings(plan, expect);
   checkDivisibility(plan, expect);
   checkMemory(plan, expect);
   checkCertificate(plan, expect);
@@ -36,7 +38,8 @@ type Expect = (holds: boolean, field: string, message: string) => void;
 const tolerance = 1e-9;
 
 function close(a: number, b: number): boolean {
-  return Math.abs(a - b) <= tolerance * Math.max(1e-12, Math.abs(a), Math.abs(b));
+  // The constant lets go of what cancellation leaves of terms that are zero.
+  return Math.abs(a - b) <= tolerance * Math.max(Math.abs(a), Math.abs(b)) + 1e-12;
 }
 
 function sizeOf(plan: Plan, axis: Plan["mesh"]["axes"][number]): number {
@@ -156,6 +159,41 @@ function checkBatch(plan: Plan, expect: Expect): void {
   );
 }
 
+/** Schedule, recomputation and pins: what the job and the runtime leave open. */
+function checkSettings(plan: Plan, expect: Expect): void {
+  expect(
+    scheduleNames.includes(plan.schedule.name),
+    "schedule.name",
+    `Expected a schedule among ${scheduleNames.join(", ")} but found ${plan.schedule.name}.`,
+  );
+  const recomputes = new Set(plan.stages.map((stage) => stage.recompute));
+  expect(
+    recomputes.size === 1,
+    "stages",
+    `Expected one recomputation for all stages but found ${[...recomputes].join(" and ")}.`,
+  );
+  const { pins } = plan.job;
+  const data = sizeOf(plan, "data");
+  const tensor = sizeOf(plan, "tensor");
+  const found: Record<keyof typeof pins, unknown> = {
+    data,
+    tensor,
+    pipeline: sizeOf(plan, "pipeline"),
+    microBatch: plan.batch.micro,
+    recompute: plan.stages[0]?.recompute,
+    zero: data > 1 ? plan.optimizer.zero : pins.zero,
+    sequenceParallel: tensor > 1 ? plan.mesh.sequenceParallel : pins.sequenceParallel,
+  };
+  for (const [name, pin] of Object.entries(pins)) {
+    const value = found[name as keyof typeof pins];
+    expect(
+      pin === undefined || pin === value,
+      `job.pins.${name}`,
+      `Expected ${name} ${pin}, as the job pins it, but found ${value}.`,
+    );
+  }
+}
+
 function checkDivisibility(plan: Plan, expect: Expect): void {
   const { architecture } = plan.model;
   const tensor = sizeOf(plan, "tensor");
@@ -189,6 +227,14 @@ function checkMemory(plan: Plan, expect: Expect): void {
     "estimate.memory",
     `Expected one memory entry for each of ${pipeline} pipeline ranks but found ${memory.length}.`,
   );
+  const perStage = sizeOf(plan, "data") * sizeOf(plan, "tensor");
+  for (const { devices, pipelineRank } of memory) {
+    expect(
+      devices === perStage,
+      "estimate.memory",
+      `Expected ${perStage} devices on pipeline rank ${pipelineRank} but found ${devices}.`,
+    );
+  }
   const parameterBytes = bytesPerElement[plan.job.dtypes.parameters];
   let held = 0;
   for (const entry of memory) {
@@ -228,6 +274,13 @@ function checkCertificate(plan: Plan, expect: Expect): void {
     close(sum, estimate.stepSeconds),
     "estimate.terms",
     `Expected the terms to add up to ${estimate.stepSeconds} s but found ${sum}.`,
+  );
+  const tokens = plan.batch.global * plan.batch.sequence;
+  expect(
+    close(estimate.tokensPerSecond * estimate.stepSeconds, tokens) &&
+      estimate.hfu >= estimate.mfu * (1 - tolerance),
+    "estimate.tokensPerSecond",
+    `Expected ${tokens} tokens in ${estimate.stepSeconds} s, and no less HFU than MFU, but found ${estimate.tokensPerSecond} tokens a second.`,
   );
   const { objective, bound, gap, status } = certificate;
   expect(
@@ -274,18 +327,41 @@ function checkModel(plan: Plan, model: Model, expect: Expect): void {
 
 /** Prices the placement again; a plan may differ from its price only where the cluster has changed. */
 function checkPrice(plan: Plan, model: Model, cluster: Cluster, expect: Expect): void {
-  const again = estimatePlan(plan, model, cluster);
-  expect(
-    close(again.stepSeconds, plan.estimate.stepSeconds),
-    "estimate.stepSeconds",
-    `Expected ${again.stepSeconds} s a step by the cost model but found ${plan.estimate.stepSeconds}.`,
-  );
+  let again: Plan["estimate"];
+  try {
+    again = estimatePlan(plan, model, cluster);
+  } catch (error) {
+    if (!(error instanceof MpoptError)) throw error;
+    expect(false, "operators", error.message);
+    return;
+  }
+  const { estimate } = plan;
+  const figures: [string, number, number][] = [
+    ["stepSeconds", again.stepSeconds, estimate.stepSeconds],
+    ["mfu", again.mfu, estimate.mfu],
+    ["hfu", again.hfu, estimate.hfu],
+    ...Object.entries(again.terms).map(([term, seconds]): [string, number, number] => [
+      `terms.${term}`,
+      seconds,
+      estimate.terms[term as keyof typeof estimate.terms],
+    ]),
+  ];
   for (const entry of again.memory) {
-    const stated = plan.estimate.memory[entry.pipelineRank]!;
+    const stated = estimate.memory[entry.pipelineRank]!;
+    const at = `memory[${entry.pipelineRank}]`;
+    figures.push(
+      [`${at}.reservedBytes`, entry.reservedBytes, stated.reservedBytes],
+      [`${at}.limitBytes`, entry.limitBytes, stated.limitBytes],
+    );
+    for (const [term, bytes] of Object.entries(entry.terms)) {
+      figures.push([`${at}.terms.${term}`, bytes, stated.terms[term as keyof typeof stated.terms]]);
+    }
+  }
+  for (const [name, wanted, found] of figures) {
     expect(
-      close(entry.reservedBytes, stated.reservedBytes),
-      "estimate.memory",
-      `Expected ${Math.round(entry.reservedBytes)} bytes on pipeline rank ${entry.pipelineRank} by the memory model but found ${Math.round(stated.reservedBytes)}.`,
+      close(wanted, found),
+      `estimate.${name}`,
+      `Expected ${wanted} for ${name} by the cost model but found ${found}.`,
     );
   }
 }

@@ -95,6 +95,24 @@ const mutations: Record<string, (plan: Plan) => void> = {
     p.certificate.bound *= 0.9;
     p.certificate.gap = 0.1;
   },
+  "a schedule that does not exist": (p) => {
+    p.schedule.name = "zig-zag";
+  },
+  "a stage that recomputes alone": (p) => {
+    p.stages[2]!.recompute = "full";
+  },
+  "a pin that was not kept": (p) => {
+    p.job.pins.pipeline = 8;
+  },
+  "a stage's devices counted wrong": (p) => {
+    p.estimate.memory[0]!.devices += 1;
+  },
+  "more tokens a second than the step gives": (p) => {
+    p.estimate.tokensPerSecond *= 1.1;
+  },
+  "more model than hardware utilisation": (p) => {
+    p.estimate.hfu = p.estimate.mfu / 2;
+  },
   "an objective that is not the step time": (p) => {
     p.certificate.objective *= 0.5;
   },
@@ -146,6 +164,7 @@ describe("checkPlan", () => {
     }
     const total = Object.values(terms).reduce((sum, seconds) => sum + seconds, 0);
     cheaper.estimate.stepSeconds = total;
+    cheaper.estimate.tokensPerSecond = (plan.batch.global * plan.batch.sequence) / total;
     cheaper.certificate.objective = total;
     cheaper.certificate.bound = total;
     expect(checkPlan(cheaper)).toEqual([]);
@@ -154,6 +173,34 @@ describe("checkPlan", () => {
         .map((each) => each.message)
         .join(),
     ).toMatch(/by the cost model/);
+  });
+});
+
+describe("checkPlan with the model and the cluster", () => {
+  const priced: Record<string, (plan: Plan) => void> = {
+    "an operator's sharding lost": (p) => {
+      p.operators.splice(3, 1);
+    },
+    "another sharding": (p) => {
+      p.operators.find((each) => each.operator === "qkv")!.sharding.tensor!.inputs[1] = "Replicate";
+    },
+    "ZeRO switched off": (p) => {
+      p.optimizer.zero = 0;
+    },
+    "utilisation polished": (p) => {
+      p.estimate.mfu *= 0.99;
+    },
+    "a limit raised": (p) => {
+      p.estimate.memory[2]!.limitBytes *= 2;
+    },
+    "sequence parallelism switched off": (p) => {
+      p.mesh.sequenceParallel = !p.mesh.sequenceParallel;
+    },
+  };
+  it.each(Object.entries(priced))("rejects %s", (_name, mutate) => {
+    const broken = structuredClone(plan);
+    mutate(broken);
+    expect(checkPlan(broken, inputs).length).toBeGreaterThan(0);
   });
 });
 
