@@ -210,15 +210,10 @@ class LabelSearch {
   #grow(label: Label, from: number, to: number, first: number, shape: StageShape): Label | undefined {
     const cost = this.#model.cost(from, to, first, shape, label.replicas);
     if (!cost) return undefined;
-    const { machine, microBatches } = this.#options;
+    const { microBatches } = this.#options;
     const { replicas, tensor } = shape;
-    const width = replicas * tensor;
-    let limit = Number.POSITIVE_INFINITY;
-    for (let device = first; device < first + width; device++) {
-      limit = Math.min(limit, machine.memoryBytes[device]!);
-    }
-    if (cost.memoryBytes > limit) {
-      this.#remember(cost.memoryBytes, limit, first, width);
+    if (cost.memoryBytes > cost.limitBytes) {
+      this.#remember(cost.memoryBytes, cost.limitBytes, first, replicas * tensor);
       return undefined;
     }
     const { latencySeconds, syncSeconds } = cost;

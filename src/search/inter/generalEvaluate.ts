@@ -1,5 +1,5 @@
 import { type LayeredGraph, type LayeredVariant, neighbours } from "../../models/layered.js";
-import { type Machine, ringSeconds, sendSeconds } from "./machine.js";
+import { type Machine, ringLink, ringSeconds, sendSeconds } from "./machine.js";
 import type { InterStage } from "./solution.js";
 import type { InterModelOptions } from "./stageModel.js";
 
@@ -54,7 +54,7 @@ export function evaluateInter(
     const gradients = total((variant) => variant.parameterBytes);
     const sync = Math.max(
       0,
-      ringSeconds(machine, gradients, devices[0]!, replicas, tensor) - overlap * backward,
+      ringSeconds(gradients, replicas, ringLink(machine, devices[0]!, replicas, tensor)) - overlap * backward,
     );
     const later = stages.slice(s).reduce((all, each) => all + each.replicas, 0);
     const inFlight = Math.min(Math.ceil(microBatches / replicas), Math.ceil(later / replicas));

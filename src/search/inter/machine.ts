@@ -38,26 +38,35 @@ export function sendSeconds(machine: Machine, bytes: number, a: number, b: numbe
   return latency + bytes / bandwidth;
 }
 
-/**
- * Seconds of a ring all-reduce over `count` devices, `stride` apart from `first`: 2 (n - 1) hops, each at the
- * pace of the slowest link in the ring (nccl-tests, doc/PERFORMANCE.md).
- */
-export function ringSeconds(
+/** The slowest link of a ring over `count` devices, `stride` apart from `first`. */
+export function ringLink(
   machine: Machine,
-  bytes: number,
   first: number,
   count: number,
   stride: number,
-): number {
-  if (count === 1 || bytes === 0) return 0;
+): { latency: number; bandwidth: number } {
   let latency = 0;
   let bandwidth = Number.POSITIVE_INFINITY;
+  if (count === 1) return { latency, bandwidth };
   for (let i = 0; i < count; i++) {
     const link = linkBetween(machine, first + i * stride, first + ((i + 1) % count) * stride);
     latency = Math.max(latency, link.latency);
     bandwidth = Math.min(bandwidth, link.bandwidth);
   }
-  return 2 * (count - 1) * (latency + bytes / count / bandwidth);
+  return { latency, bandwidth };
+}
+
+/**
+ * Seconds of a ring all-reduce over `count` devices: 2 (n - 1) hops of a part of the bytes, each at the pace of
+ * the slowest link in the ring (nccl-tests, doc/PERFORMANCE.md).
+ */
+export function ringSeconds(
+  bytes: number,
+  count: number,
+  link: { latency: number; bandwidth: number },
+): number {
+  if (count === 1 || bytes === 0) return 0;
+  return 2 * (count - 1) * (link.latency + bytes / count / link.bandwidth);
 }
 
 /** A machine of equal hosts, with the cluster's links between neighbours. */

@@ -1,6 +1,6 @@
 import type { LayeredGraph, LayeredVariant } from "../../models/layered.js";
 import { type Cuts, holds, type Poset } from "./linearise.js";
-import { type Machine, ringSeconds, sendSeconds } from "./machine.js";
+import { type Machine, ringLink, ringSeconds, sendSeconds } from "./machine.js";
 
 /**
  * mpopt's own cost model of inter-operator plans. Stage s holds the nodes between two nested cuts and a run of
@@ -33,6 +33,15 @@ export interface StageCost {
   latencySeconds: number;
   syncSeconds: number;
   memoryBytes: number;
+  /** What the smallest device of the run may hold. */
+  limitBytes: number;
+}
+
+/** A run of devices as one stage sees it. */
+interface DeviceRun {
+  slowdown: number;
+  memoryBytes: number;
+  link: { latency: number; bandwidth: number };
 }
 
 /** How one stage is run. */
@@ -59,6 +68,7 @@ export class StageModel {
   readonly tensors: number[];
   readonly recomputes: boolean[];
   readonly options: InterModelOptions;
+  readonly #runs = new Map<number, DeviceRun>();
   readonly #leastSeconds: Float64Array;
   readonly #leastDeviceSeconds: Float64Array;
   readonly #sums = new Map<string, Record<Figure, Float64Array>>();
@@ -127,23 +137,41 @@ export class StageModel {
     if (range("missing") > 0) return undefined;
     const { machine, microBatches, overlap = 0 } = this.options;
     const { replicas, tensor } = shape;
+    const { slowdown, link, memoryBytes } = this.run(first, shape);
     const width = replicas * tensor;
-    let slow = 0;
-    for (let device = first; device < first + width; device++)
-      slow = Math.max(slow, machine.slowdown[device]!);
-    const backward = slow * range("backward");
-    let latencySeconds = slow * range("forward") + backward;
+    const backward = slowdown * range("backward");
+    let latencySeconds = slowdown * range("forward") + backward;
     if (to < this.cuts - 1) {
       latencySeconds += sendSeconds(machine, this.liveBytes[to]!, first + width - 1, first + width);
     }
     if (from > 0) latencySeconds += sendSeconds(machine, this.liveBytes[from]!, first, first - 1);
-    const ring = ringSeconds(machine, range("parameters"), first, replicas, tensor);
+    const ring = ringSeconds(range("parameters"), replicas, link);
     const inFlight = Math.min(Math.ceil(microBatches / replicas), Math.ceil((later + replicas) / replicas));
     return {
       latencySeconds,
       syncSeconds: Math.max(0, ring - overlap * backward),
       memoryBytes: range("fixed") + inFlight * range("activations"),
+      limitBytes: memoryBytes,
     };
+  }
+
+  /** What a stage of this shape finds on the devices from `first`; asked again for every pair of cuts. */
+  run(first: number, { replicas, tensor }: StageShape): DeviceRun {
+    const { devices, slowdown, memoryBytes } = this.options.machine;
+    const key = (first * (devices + 1) + replicas) * (devices + 1) + tensor;
+    let known = this.#runs.get(key);
+    if (!known) {
+      const width = replicas * tensor;
+      known = {
+        slowdown: slowdown.subarray(first, first + width).reduce((most, each) => Math.max(most, each)),
+        memoryBytes: memoryBytes
+          .subarray(first, first + width)
+          .reduce((least, each) => Math.min(least, each)),
+        link: ringLink(this.options.machine, first, replicas, tensor),
+      };
+      this.#runs.set(key, known);
+    }
+    return known;
   }
 
   /** Sums over the nodes of a cut that no plan goes below: seconds, and seconds x devices. */
