@@ -8,6 +8,8 @@ export interface InterStage {
   tensor: number;
   /** Nodes of the stage that are recomputed. */
   recomputed: number[];
+  /** Indices into the variants of each of `nodes`, where degree and recomputation do not name one alone. */
+  variants?: number[];
   /** Devices, numbered level by level from the innermost; empty where the cost model does not name them. */
   devices: number[];
   /** Seconds of the stage in the objective's model. */
