@@ -21,6 +21,7 @@ export function profileCommand(): Command {
         devices: options.devices as number | undefined,
         pythonSites: python?.sites ?? [],
         blasLibrary: python?.torchLibrary,
+        torchPython: options.torch !== false && python?.torch ? python.executable : undefined,
         signal: context.signal,
         onProgress: sparing(context.progress),
       };
@@ -42,8 +43,9 @@ export function profileCommand(): Command {
   )
     .option("-o, --output <file>", "write the cluster document to this file")
     .option("--backend <name>", "auto, cuda or cpu", backendName, "auto")
-    .option("--quick", "fewer sizes, in under 10 s")
+    .option("--quick", "fewer sizes, in under 10 s, and 12 s more for PyTorch's operators")
     .option("--devices <n>", "devices to describe and keep busy at once (default: all)", positiveInteger)
+    .option("--no-torch", "leave PyTorch's operators out of a processor's profile")
     .option("--dry-run", "list the devices and the probes, measure nothing");
 }
 
@@ -89,7 +91,8 @@ export function profileText(cluster: Cluster): string {
     const rates = table.points.map(({ rate }) => rate / 1e9);
     const unit = table.unit === "flop" ? "GFLOP/s" : "GB/s";
     const range = `${Math.min(...rates).toPrecision(3)} to ${Math.max(...rates).toPrecision(3)} ${unit}`;
-    rows.push([`${table.operator} ${table.dtype}`, range, table.provenance]);
+    const what = [table.includesCall && "torch", table.name ?? table.operator, table.dtype, table.pass];
+    rows.push([what.filter(Boolean).join(" "), range, table.provenance]);
   }
   rows.push(
     [

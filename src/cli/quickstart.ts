@@ -25,6 +25,7 @@ interface QuickstartOptions {
   seq: number;
   steps: number;
   installTorch?: boolean;
+  torch?: boolean;
 }
 
 /** What `--json` prints. */
@@ -55,7 +56,7 @@ export const quickstartCommand = () =>
         plan: join(options.output, "plan.json"),
         report: join(options.output, "report.html"),
       };
-      const cluster = await measure(context);
+      const cluster = await measure(context, options.torch !== false);
       writeFileAtomic(paths.cluster, serialize(cluster));
       const model = loadModel(options.model);
       writeFileAtomic(paths.model, serialize(model));
@@ -92,9 +93,10 @@ export const quickstartCommand = () =>
     .option("--global-batch <n>", "sequences in one step", positiveInteger, 16)
     .option("--seq <n>", "tokens in one sequence", positiveInteger, 128)
     .option("--steps <n>", "training steps", positiveInteger, 12)
+    .option("--no-torch", "plan with the processor's bare kernels instead of PyTorch's operators")
     .option("--install-torch", "first make .venv and install PyTorch for the CPU into it");
 
-async function measure(context: Context): Promise<Cluster> {
+async function measure(context: Context, useTorch: boolean): Promise<Cluster> {
   context.print("1. Measuring this machine ...");
   const python = await pythonFacts(context.signal);
   const cluster = await profileCluster({
@@ -103,6 +105,7 @@ async function measure(context: Context): Promise<Cluster> {
     devices: Math.min(availableParallelism(), mostRanks),
     pythonSites: python?.sites ?? [],
     blasLibrary: python?.torchLibrary,
+    torchPython: useTorch && python?.torch ? python.executable : undefined,
     signal: context.signal,
     onProgress: context.progress,
   });

@@ -17,6 +17,7 @@ import {
   type NativeRequest,
   runProbes,
 } from "./native.js";
+import { measureTorch, mergeTorch } from "./torchProvider.js";
 
 export interface ProfileOptions extends RunOptions {
   backend: "auto" | "cuda" | "cpu";
@@ -28,6 +29,8 @@ export interface ProfileOptions extends RunOptions {
   pythonSites?: readonly string[];
   /** Library whose sgemm stands for the processor's GEMM: the one that the training will call. */
   blasLibrary?: string;
+  /** Python that has PyTorch: on a processor its operators are timed too, for they are what a job will run. */
+  torchPython?: string;
 }
 
 /** Wall-clock limits of one run of the probes: their budget is set in the native backends. */
@@ -48,7 +51,23 @@ export async function profileCluster(options: ProfileOptions): Promise<Cluster> 
     signal: options.signal,
     onProgress: options.onProgress,
   });
-  return assembleCluster(report, skipped);
+  const cluster = assembleCluster(report, skipped);
+  return backend === "cpu" && options.torchPython !== undefined
+    ? await withTorch(cluster, options.torchPython, options)
+    : cluster;
+}
+
+/** Without PyTorch's figures the profile is poorer but not wrong: a failure is noted, not thrown. */
+async function withTorch(cluster: Cluster, python: string, options: ProfileOptions): Promise<Cluster> {
+  const { quick = false, signal, onProgress } = options;
+  const processes = cluster.devices[0]!.count;
+  try {
+    return mergeTorch(cluster, await measureTorch({ python, processes, quick, signal, onProgress }));
+  } catch (error) {
+    if (!(error instanceof MpoptError) || error.code === "E_CANCELLED") throw error;
+    const failed = { probe: "PyTorch", reason: [error.message, ...error.notes].join(" ") };
+    return { ...cluster, failedProbes: [...cluster.failedProbes, failed] };
+  }
 }
 
 export interface DryRun {
@@ -77,6 +96,9 @@ export async function planProfile(options: ProfileOptions): Promise<DryRun> {
           "smallest call",
           "GEMM in f32, and in bf16 where the processor has it",
           "element-wise, reduction and copy, 16 KiB to past the last-level cache",
+          ...(options.torchPython === undefined
+            ? []
+            : ["PyTorch's operators forward and backward, the optimizer, gloo's collectives"]),
         ];
   return { backend, devices, probes };
 }

@@ -11,7 +11,29 @@ const positiveInteger = z.int().positive();
  * and bytes per second for the rest. Points are ascending in `work`.
  */
 export const computeTableSchema = z.object({
-  operator: z.enum(["gemm", "attention", "elementwise", "reduction", "copy"]),
+  operator: z.enum([
+    "gemm",
+    "attention",
+    "elementwise",
+    "reduction",
+    "copy",
+    "activation",
+    "normalization",
+    "loss",
+    "embedding",
+    /** Adding a parameter's gradient to the sum over micro-batches: two reads and a write of the gradient. */
+    "accumulation",
+    "optimizer",
+  ]),
+  /** Name of the operator that was measured, such as `rms_norm`; absent where the curve stands for all of its kind. */
+  name: z.string().optional(),
+  /**
+   * Pass of training that the curve is for, `work` being that of the whole pass; absent where a forward-like
+   * kernel stands for both.
+   */
+  pass: z.enum(["forward", "backward"]).optional(),
+  /** True where the times are of whole calls of a framework; false or absent for bare kernels. */
+  includesCall: z.boolean().optional(),
   dtype: dtypeSchema,
   unit: z.enum(["flop", "byte"]),
   points: z
@@ -40,6 +62,17 @@ export const deviceSchema = z.object({
   memoryBytesPerSecond: quantitySchema,
   /** Time that one kernel or host call takes at least. */
   launchSeconds: quantitySchema,
+  /**
+   * Host time that a framework spends on one operator beside its kernel, forward and backward. Where the host
+   * computes too (type `cpu`) it adds to the kernel's time. `sharded` is what a split operator adds to that.
+   */
+  callSeconds: z
+    .object({
+      forward: quantitySchema,
+      backward: quantitySchema,
+      sharded: z.object({ forward: quantitySchema, backward: quantitySchema }).optional(),
+    })
+    .optional(),
   compute: z.array(computeTableSchema),
 });
 
@@ -52,12 +85,23 @@ export const linkSchema = z.object({
   points: z.array(z.object({ bytes: z.number().positive(), seconds: z.number().positive() })).default([]),
 });
 
+/** Measured times of one collective over so many neighbouring ranks, ascending in the bytes of the whole tensor. */
+export const collectiveCurveSchema = z.object({
+  collective: z.enum(["allReduce", "reduceScatter", "allGather", "allToAll"]),
+  ranks: z.int().min(2),
+  points: z.array(z.object({ bytes: z.number().positive(), seconds: z.number().positive() })).min(1),
+  provenance: provenanceSchema,
+  source: z.string(),
+});
+
 /** Innermost first: level 0 joins devices, level 1 joins groups of level 0, and so on. */
 export const levelSchema = z.object({
   name: z.string().min(1),
   /** Members of the level below in one group of this level; every group has as many. */
   groupSize: positiveInteger,
   link: linkSchema,
+  /** Curves of collectives inside one group of this level; the link prices those that are missing. */
+  collectives: z.array(collectiveCurveSchema).optional(),
 });
 
 export const measurementSchema = z.object({
@@ -108,6 +152,7 @@ export const clusterSchema = z.object({
 export type ComputeTable = z.infer<typeof computeTableSchema>;
 export type Device = z.infer<typeof deviceSchema>;
 export type Link = z.infer<typeof linkSchema>;
+export type CollectiveCurve = z.infer<typeof collectiveCurveSchema>;
 export type Level = z.infer<typeof levelSchema>;
 export type Measurement = z.infer<typeof measurementSchema>;
 export type Cluster = z.infer<typeof clusterSchema>;

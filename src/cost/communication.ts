@@ -1,5 +1,11 @@
 import { crossings, type Group } from "../cluster/index.js";
-import { type Cluster, type Link, type Provenance, weakestProvenance } from "../contracts/index.js";
+import {
+  type Cluster,
+  type CollectiveCurve,
+  type Link,
+  type Provenance,
+  weakestProvenance,
+} from "../contracts/index.js";
 import { interpolateLog } from "./interpolate.js";
 
 export type Collective = "allReduce" | "reduceScatter" | "allGather" | "allToAll";
@@ -21,6 +27,7 @@ interface Path {
 export class CommunicationModel {
   readonly cluster: Cluster;
   readonly #paths = new Map<string, Path>();
+  readonly #curves = new Map<string, CollectiveCurve | undefined>();
   readonly #used = new Set<Provenance>();
 
   constructor(cluster: Cluster) {
@@ -40,6 +47,8 @@ export class CommunicationModel {
   collectiveSeconds(collective: Collective, bytes: number, group: Group): number {
     const n = group.size;
     if (n <= 1 || bytes <= 0) return 0;
+    const measured = this.#measuredCurve(collective, group);
+    if (measured) return scaledCurve(measured, bytes, n);
     const path = this.#path(group);
     const pass = ((n - 1) / n) * (bytes / path.bytesPerSecond);
     switch (collective) {
@@ -61,6 +70,26 @@ export class CommunicationModel {
     const crossed = crossings(this.cluster, { size: 2, stride });
     const outermost = crossed[crossed.length - 1] ?? { level: this.cluster.topology.levels[0]! };
     return this.#linkSeconds(outermost.level.link, bytes);
+  }
+
+  /**
+   * The curve of the collective where the group stays inside one level that has any: of the curves, the one
+   * whose number of ranks is closest.
+   */
+  #measuredCurve(collective: Collective, group: Group): CollectiveCurve | undefined {
+    const key = `${collective}/${group.size}/${group.stride}`;
+    if (!this.#curves.has(key)) {
+      const crossed = crossings(this.cluster, group);
+      const curves = crossed.length === 1 ? (crossed[0]!.level.collectives ?? []) : [];
+      const distance = (curve: CollectiveCurve) => Math.abs(Math.log(curve.ranks / group.size));
+      const [closest] = curves
+        .filter((curve) => curve.collective === collective)
+        .sort((a, b) => distance(a) - distance(b));
+      this.#curves.set(key, closest);
+    }
+    const curve = this.#curves.get(key);
+    if (curve) this.#used.add(curve.ranks === group.size ? curve.provenance : "fitted");
+    return curve;
   }
 
   #linkSeconds(link: Link, bytes: number): number {
@@ -104,4 +133,27 @@ export class CommunicationModel {
     this.#used.add(link.bytesPerSecond.provenance);
     this.#used.add(link.latencySeconds.provenance);
   }
+}
+
+/**
+ * Seconds of a collective of `bytes` over n ranks, from a curve measured over others. The time of the smallest
+ * message is latency, which a ring pays once a hop, n - 1 times; the rest is volume, (n - 1) / n of the bytes.
+ * Beyond the largest message the rate of the last two points goes on.
+ */
+function scaledCurve({ points, ranks }: CollectiveCurve, bytes: number, n: number): number {
+  const first = points[0]!;
+  const last = points[points.length - 1]!;
+  const before = points[points.length - 2] ?? { bytes: 0, seconds: 0 };
+  const slope = Math.max(0, (last.seconds - before.seconds) / (last.bytes - before.bytes));
+  const seconds =
+    bytes > last.bytes
+      ? last.seconds + slope * (bytes - last.bytes)
+      : interpolateLog(
+          points.map((point) => ({ x: point.bytes, y: point.seconds })),
+          bytes,
+        );
+  if (n === ranks) return seconds;
+  const latency = Math.min(first.seconds, seconds);
+  const volume = (n - 1) / n / ((ranks - 1) / ranks);
+  return (latency * (n - 1)) / (ranks - 1) + (seconds - latency) * volume;
 }

@@ -1,6 +1,6 @@
 import type { Dtype, Operator, Tensor } from "../contracts/index.js";
 import { scaledFlops, tensorBytes, type Workload } from "../models/workload.js";
-import type { ComputeModel, Work } from "./compute.js";
+import type { ComputeModel, Pass, Work } from "./compute.js";
 
 /** Seconds of an operator's forward and backward pass on one device. */
 export interface OperatorSeconds {
@@ -20,16 +20,16 @@ export interface CostContext {
 }
 
 const workKind: Readonly<Record<Operator["kind"], Work["kind"]>> = {
-  embedding: "copy",
+  embedding: "embedding",
   linear: "gemm",
   grouped_linear: "gemm",
   attention: "attention",
-  norm: "reduction",
+  norm: "normalization",
   elementwise: "elementwise",
   router: "gemm",
   dispatch: "copy",
   combine: "copy",
-  cross_entropy: "reduction",
+  cross_entropy: "loss",
   convolution: "gemm",
   custom: "elementwise",
 };
@@ -40,10 +40,13 @@ export function bytesOf(tensor: Tensor, context: CostContext): number {
   return tensorBytes(tensor, context.reference, context.workload, dtype);
 }
 
+function kindOf(operator: Operator): Work["kind"] {
+  return operator.attributes?.activation === undefined ? workKind[operator.kind] : "activation";
+}
+
 /**
  * Seconds of one operator when its loop dimension `split` is divided over `degree` devices; null divides
- * nothing. The backward pass of a matrix product is two products of the forward's size, one for each input;
- * other operators move their inputs twice and their outputs once.
+ * nothing. Curves of whole framework calls price it where the device has them, else those of kernels.
  */
 export function operatorSeconds(
   operator: Operator,
@@ -54,34 +57,113 @@ export function operatorSeconds(
   if (operator.measured && split === null && sameWorkload(context)) {
     return { forward: operator.measured.forwardSeconds, backward: operator.measured.backwardSeconds };
   }
-  const flops = scaledFlops(operator, context.reference, context.workload);
+  const work = operatorWork(operator, split, degree, context);
+  const { compute } = context;
+  const seconds = callSeconds(operator, work, compute) ?? kernelSeconds(operator, work, compute);
+  seconds.backward += accumulationSeconds(work, compute);
+  // A split weight or loss goes through the framework's dispatch of distributed tensors.
+  const dispatched = work.parameterBytes.length > 0 || operator.kind === "cross_entropy";
+  if (split !== null && degree > 1 && dispatched) {
+    const calls = callCount(operator);
+    seconds.forward += calls * compute.shardedCallSeconds("forward");
+    seconds.backward += calls * compute.shardedCallSeconds("backward");
+  }
+  return seconds;
+}
+
+/** One device's part of an operator's work. */
+interface LocalWork {
+  flops: { forward: number; backward: number };
+  /** Without the parameters of an embedding, of which a few rows are read. */
+  inputBytes: number;
+  outputBytes: number;
+  parameterBytes: number[];
+  dtype: Dtype;
+}
+
+function operatorWork(
+  operator: Operator,
+  split: string | null,
+  degree: number,
+  context: CostContext,
+): LocalWork {
+  const { forward, backward } = scaledFlops(operator, context.reference, context.workload);
   const share = split === null ? 1 : 1 / degree;
-  let inputBytes = 0;
-  let outputBytes = 0;
-  for (const operand of operator.inputs) {
-    const tensor = context.tensors.get(operand.tensor)!;
-    if (operator.kind === "embedding" && tensor.kind === "parameter") continue;
-    inputBytes += bytesOf(tensor, context) * (split !== null && operand.dims.includes(split) ? share : 1);
-  }
-  for (const operand of operator.outputs) {
+  const localBytes = (operand: Operator["inputs"][number]) => {
     const bytes = bytesOf(context.tensors.get(operand.tensor)!, context);
-    outputBytes += bytes * (split !== null && operand.dims.includes(split) ? share : 1);
+    return bytes * (split !== null && operand.dims.includes(split) ? share : 1);
+  };
+  let inputBytes = 0;
+  const parameterBytes: number[] = [];
+  for (const operand of operator.inputs) {
+    const isParameter = context.tensors.get(operand.tensor)!.kind === "parameter";
+    const bytes = localBytes(operand);
+    if (isParameter) parameterBytes.push(bytes);
+    if (!isParameter || operator.kind !== "embedding") inputBytes += bytes;
   }
-  const kind = workKind[operator.kind];
-  const { compute, dtype } = context;
-  const forwardFlops = flops.forward * share;
-  const backwardFlops = flops.backward * share;
-  const floor = compute.device.launchSeconds.value;
-  const timed = (work: Omit<Work, "kind" | "dtype">) =>
-    Math.max(compute.seconds({ kind, dtype, ...work }), floor);
-  const forward = timed({ flops: forwardFlops, bytes: inputBytes + outputBytes });
-  if (backwardFlops === 0 && operator.kind !== "embedding") return { forward, backward: 0 };
-  if (kind === "gemm" && forwardFlops > 0) {
-    const products = Math.max(1, Math.round(backwardFlops / forwardFlops));
-    const each = timed({ flops: backwardFlops / products, bytes: inputBytes + outputBytes });
+  const outputBytes = operator.outputs.reduce((sum, operand) => sum + localBytes(operand), 0);
+  const flops = { forward: forward * share, backward: backward * share };
+  return { flops, inputBytes, outputBytes, parameterBytes, dtype: context.dtype };
+}
+
+/** Framework calls that one operator stands for: projections that the model keeps apart are called apart. */
+function callCount(operator: Operator): number {
+  return operator.kind === "linear" ? (operator.modules?.length ?? 1) : 1;
+}
+
+/** From curves of whole framework calls; undefined where the device has none for one of the passes. */
+function callSeconds(
+  operator: Operator,
+  work: LocalWork,
+  compute: ComputeModel,
+): OperatorSeconds | undefined {
+  const { flops, inputBytes, outputBytes, dtype } = work;
+  const calls = callCount(operator);
+  const common = { kind: kindOf(operator), name: operator.name, dtype };
+  // The gradient of an embedding is dense: all of the table is written, and the output's gradient read.
+  const embeddingBytes = work.parameterBytes.reduce((sum, bytes) => sum + bytes, 0) + outputBytes;
+  const forwardWork = { ...common, flops: flops.forward / calls, bytes: inputBytes + outputBytes };
+  const backwardWork = {
+    ...common,
+    flops: flops.backward / calls,
+    bytes: operator.kind === "embedding" ? embeddingBytes : 2 * inputBytes + outputBytes,
+  };
+  const forward = compute.callSeconds(forwardWork, "forward");
+  const backward = compute.callSeconds(backwardWork, "backward");
+  if (forward === undefined || backward === undefined) return undefined;
+  return { forward: calls * forward, backward: calls * backward };
+}
+
+/**
+ * From curves of kernels. The backward pass of a matrix product is two products of the forward's size, one for
+ * each input; other operators move their inputs twice and their outputs once.
+ */
+function kernelSeconds(operator: Operator, work: LocalWork, compute: ComputeModel): OperatorSeconds {
+  const { flops, inputBytes, outputBytes, dtype } = work;
+  const kind = kindOf(operator);
+  const timed = (pass: Pass, flops: number, bytes: number) =>
+    compute.withCall(compute.seconds({ kind, dtype, flops, bytes }), pass);
+  const forward = timed("forward", flops.forward, inputBytes + outputBytes);
+  if (flops.backward === 0 && operator.kind !== "embedding") return { forward, backward: 0 };
+  if (kind === "gemm" && flops.forward > 0) {
+    const products = Math.max(1, Math.round(flops.backward / flops.forward));
+    const each = timed("backward", flops.backward / products, inputBytes + outputBytes);
     return { forward, backward: products * each };
   }
-  return { forward, backward: timed({ flops: backwardFlops, bytes: 2 * inputBytes + outputBytes }) };
+  return { forward, backward: timed("backward", flops.backward, 2 * inputBytes + outputBytes) };
+}
+
+/**
+ * Adding the parameters' gradients to the sums over micro-batches: two reads and a write. Where it was not
+ * measured, the product that makes the gradient adds it on its way (Megatron-LM's fused accumulation).
+ */
+function accumulationSeconds(work: LocalWork, compute: ComputeModel): number {
+  let seconds = 0;
+  for (const bytes of work.parameterBytes) {
+    const one = { kind: "accumulation", dtype: work.dtype, flops: 0, bytes: 3 * bytes } as const;
+    seconds += compute.callSeconds(one, "forward") ?? 0;
+  }
+  return seconds;
 }
 
 function sameWorkload({ reference, workload }: CostContext): boolean {

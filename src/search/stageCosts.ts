@@ -320,12 +320,15 @@ export class StageCosts {
     const { data, zero } = this.configuration;
     const state = stateBytes(this.#models.job);
     const bytes = parameters * (state.gradient + state.parameter + 2 * state.optimizer);
-    return this.#models.compute.seconds({
-      kind: "elementwise",
-      dtype: this.#models.job.dtypes.optimizer,
+    const { compute, job } = this.#models;
+    const work = {
+      kind: "optimizer",
+      name: job.optimizer,
+      dtype: job.dtypes.optimizer,
       flops: 0,
       bytes: bytes / (zero === 1 ? data : 1),
-    });
+    } as const;
+    return compute.callSeconds(work, "forward") ?? compute.seconds(work);
   }
 }
 
