@@ -83,6 +83,8 @@ export interface TorchOptions extends RunOptions {
   /** Processes that run at once: the planned devices. */
   processes: number;
   quick?: boolean;
+  /** Limit of the probes, PyTorch's start not included; 9 for a quick run and 36 for a full one without it. */
+  seconds?: number;
 }
 
 /**
@@ -92,7 +94,7 @@ export interface TorchOptions extends RunOptions {
 export async function measureTorch(options: TorchOptions): Promise<TorchMeasurements> {
   const { python, processes, quick = false, signal } = options;
   signal?.throwIfAborted();
-  const seconds = quick ? deadlineSeconds.quick : deadlineSeconds.full;
+  const seconds = options.seconds ?? (quick ? deadlineSeconds.quick : deadlineSeconds.full);
   options.onProgress?.({
     message: `timing PyTorch's operators in ${processes} processes, up to ${seconds} s`,
   });
