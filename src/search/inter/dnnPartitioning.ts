@@ -203,7 +203,7 @@ async function solveFree(run: Run, chain: PlacementProblem): Promise<void> {
   if (run.closed || budget.over()) return;
   await search(problem);
   if (run.closed || budget.over()) return;
-  run.raise(packingBound(problem));
+  run.raise(packingBound(problem, run.bound, run.objective, () => budget.over()));
   const reduced = reduceProblem(problem, run.ceiling, true);
   if (run.closed || budget.over()) return;
   if (reduced.blocks.length < problem.blocks.length) await search(reduced);

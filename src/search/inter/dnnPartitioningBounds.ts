@@ -5,8 +5,11 @@ import type { PlacementProblem } from "./dnnPartitioningProblem.js";
 const margin = 1e-12;
 /** Blocks whose cheapest surroundings are looked for. */
 const maximumCuts = 64;
-/** Pairs of a state and a part of it that the packing goes through for each device. */
-const maximumPairs = 500_000;
+/** Numbers of blocks of each kind that the packing tells apart. */
+const maximumStates = 60_000;
+const unpackable = 0x7fffffff;
+/** The packing's bound is found to this share. */
+const bisection = 1e-5;
 /** Blocks below this share of an even load are left out of the packing. */
 const smallestShare = 1e-3;
 
@@ -70,13 +73,18 @@ interface Kind {
 }
 
 /**
- * Best maximum load of packing the blocks on the devices with all communication left out, for times rounded
- * down to so few kinds that dynamic programming over the numbers of each kind is short:
- * f(k, s) = min over parts q of s of max(load of q, f(k - 1, s - q)).
+ * A load between `low` and `high` below which the blocks cannot be packed on the devices, all communication
+ * left out and times rounded down to so few kinds that every number of each is one state. Bisection over the
+ * load; for one load, dynamic programming over the states finds the fewest bins, and the least fill of the last
+ * one, by adding one block at a time.
  */
-export function packingBound(problem: PlacementProblem): number {
+export function packingBound(
+  problem: PlacementProblem,
+  low: number,
+  high: number,
+  over: () => boolean = () => false,
+): number {
   const kinds = kindsOf(problem);
-  if (kinds.length === 0) return 0;
   const { devices, processors } = problem;
   const strides: number[] = [];
   let states = 1;
@@ -84,48 +92,48 @@ export function packingBound(problem: PlacementProblem): number {
     strides.push(states);
     states *= count + 1;
   }
-  const loads = (of: (kind: Kind) => number) => {
-    const list = new Float64Array(states);
+  const bins = new Int32Array(states);
+  const fill = new Float64Array(states);
+  /** Fewest bins for each state. */
+  const pack = (of: (kind: Kind) => number, load: number): Int32Array => {
+    const limit = load * (1 + margin);
+    const digits = new Int32Array(kinds.length);
     for (let state = 1; state < states; state++) {
-      let sum = 0;
-      for (const [i, kind] of kinds.entries()) {
-        const number = Math.floor(state / strides[i]!) % (kind.count + 1);
-        if (number > 0) sum += number * of(kind);
+      let i = 0;
+      while (digits[i] === kinds[i]!.count) digits[i++] = 0;
+      digits[i]!++;
+      let [fewest, least] = [unpackable, 0];
+      for (const [k, kind] of kinds.entries()) {
+        if (digits[k] === 0) continue;
+        const size = of(kind);
+        const from = state - strides[k]!;
+        if (size > limit || bins[from] === unpackable) continue;
+        let [used, filled] = [bins[from]!, fill[from]! + size];
+        if (used === 0 || filled > limit) [used, filled] = [used + 1, size];
+        if (used < fewest || (used === fewest && filled < least)) [fewest, least] = [used, filled];
       }
-      list[state] = sum;
+      bins[state] = fewest;
+      fill[state] = least;
     }
-    return list;
+    return bins;
   };
-  const accelerator = loads(({ time }) => time);
-  const processor = loads(({ host }) => host);
-  let best = new Float64Array(states).fill(Number.POSITIVE_INFINITY);
-  best[0] = 0;
-  for (let device = 0; device < devices + processors; device++) {
-    const load = device < devices ? accelerator : processor;
-    const next = best.slice();
-    const last = device === devices + processors - 1;
-    // Only the full state matters on the last device.
-    for (let state = last ? states - 1 : 1; state < states; state++) {
-      let least = next[state]!;
-      const part = (i: number, taken: number) => {
-        if (load[taken]! >= least) return;
-        if (i < 0) {
-          least =
-            Math.max(load[taken]!, best[state - taken]!) < least
-              ? Math.max(load[taken]!, best[state - taken]!)
-              : least;
-          return;
-        }
-        const available = Math.floor(state / strides[i]!) % (kinds[i]!.count + 1);
-        for (let number = 0; number <= available; number++) part(i - 1, taken + number * strides[i]!);
-      };
-      part(kinds.length - 1, 0);
-      next[state] = least;
+  const packable = (load: number): boolean => {
+    const hosted = processors > 0 ? pack(({ host }) => host, load).slice() : new Int32Array(states).fill(1);
+    hosted[0] = 0;
+    const placed = pack(({ time }) => time, load);
+    for (let state = 0; state < states; state++) {
+      if (hosted[state]! <= processors && placed[states - 1 - state]! <= devices) return true;
     }
-    best = next;
+    return false;
+  };
+  let [closed, open] = [low, high];
+  // The best known load first: where nothing packs below it, it is the best one.
+  for (let load = high * (1 - margin); open - closed > bisection * open && !over(); ) {
+    if (packable(load)) open = load;
+    else closed = load;
+    load = (open + closed) / 2;
   }
-  const bound = best[states - 1]!;
-  return Number.isFinite(bound) ? bound * (1 - margin) : 0;
+  return Math.max(low, closed * (1 - margin));
 }
 
 /** Blocks by time, neighbours rounded down to one kind where that loses least, until the packing is short. */
@@ -136,8 +144,8 @@ function kindsOf({ acceleratorMs, processorMs, devices, processors }: PlacementP
     .filter((block) => Number.isFinite(acceleratorMs[block]!) && acceleratorMs[block]! > smallestShare * even)
     .map((block): Kind => ({ time: acceleratorMs[block]!, host: processorMs[block]!, count: 1 }))
     .sort((a, b) => b.time - a.time || b.host - a.host);
-  const pairs = () => kinds.reduce((all, { count }) => (all * (count + 1) * (count + 2)) / 2, 1);
-  while (kinds.length > 1 && pairs() > maximumPairs) {
+  const states = () => kinds.reduce((all, { count }) => all * (count + 1), 1);
+  while (kinds.length > 1 && states() > maximumStates) {
     let chosen = 0;
     let least = Number.POSITIVE_INFINITY;
     for (let i = 0; i + 1 < kinds.length; i++) {
