@@ -1,7 +1,7 @@
 import { MpoptError } from "../../contracts/index.js";
 import type { LayeredGraph } from "../../models/layered.js";
-import { nodesOf } from "./linearise.js";
-import { type CutTable, chooseCuts, cutTable } from "./pipedreamCuts.js";
+import { cutsAround, nodesOf, posetOf } from "./linearise.js";
+import { type CutTable, chooseCuts, cutTable, plainVariant, tableOf } from "./pipedreamCuts.js";
 import { type PlannedStage, planStages } from "./pipedreamPlan.js";
 import {
   type Level,
@@ -58,6 +58,10 @@ export interface PipedreamSolution extends InterSolution {
 
 /** Cuts of the coarse searches that give the exact one its first bound. */
 const coarseCuts = [24, 72];
+/** Where not all cuts are searched: rounds of moving this many nodes over the plan's cuts, and their cuts. */
+const improvementRounds = 8;
+const improvementSteps = 2;
+const improvementCuts = 1000;
 
 /**
  * The plan with the least seconds per minibatch in PipeDream's own model (see `PipedreamTables` for the formula):
@@ -75,8 +79,13 @@ export function solvePipedream(graph: LayeredGraph, options: PipedreamOptions): 
       const found = search(problemOf(cuts, options, machines), best?.value ?? unbounded, options.signal);
       if (found && (!best || found.value < best.value / slack)) best = { ...found, machines };
     }
+    if (best && cuts.restriction !== "") best = improve(graph, options, best);
     const total = cuts.seconds[cuts.count - 1]!;
     const devices = options.machines.reduce((product, n) => product * n, 1);
+    const longest = graph.nodes.reduce((most, _, node) => {
+      const { forwardSeconds, backwardSeconds } = plainVariant(graph, node);
+      return Math.max(most, forwardSeconds + backwardSeconds);
+    }, 0);
     const solution: PipedreamSolution = {
       status: "infeasible",
       objective: Number.POSITIVE_INFINITY,
@@ -87,7 +96,7 @@ export function solvePipedream(graph: LayeredGraph, options: PipedreamOptions): 
       stages: [],
       restriction: cuts.restriction,
       machines: options.machines,
-      unrestrictedBound: total / devices,
+      unrestrictedBound: Math.max(total / devices, options.straight ? longest : 0),
     };
     if (best) {
       const { problem, stages, value, machines } = best;
@@ -197,6 +206,25 @@ function search(
   const value = tables.solve();
   if (value >= unbounded || value > best * slack) return undefined;
   return { problem, value, stages: planStages(problem, tables, value) };
+}
+
+/** Moves single nodes over the cuts of a plan while that makes it faster. */
+function improve(graph: LayeredGraph, options: PipedreamOptions, found: Found): Found {
+  const poset = posetOf(graph);
+  let best = found;
+  for (let round = 0; round < improvementRounds; round++) {
+    const { cuts } = best.problem;
+    const ends = (stages: PlannedStage[]): number[] =>
+      stages.flatMap(({ end, inner }) => [end, ...ends(inner)]);
+    const own = [...new Set(ends(best.stages))].sort((a, b) => a - b);
+    const bits = chooseCuts(cuts, own).bits;
+    const near = cutsAround(poset, { count: own.length, bits }, improvementSteps, improvementCuts);
+    const table = tableOf(graph, poset, near, cuts.restriction);
+    const next = search(problemOf(table, options, best.machines), best.value, options.signal);
+    if (!next || next.value >= best.value / slack) break;
+    best = { ...next, machines: best.machines };
+  }
+  return best;
 }
 
 function transfersOf(cuts: CutTable, level: Level, paid: boolean): Float64Array {

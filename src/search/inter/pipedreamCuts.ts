@@ -1,5 +1,5 @@
 import type { LayeredGraph, LayeredVariant } from "../../models/layered.js";
-import { allCuts, type Cuts, narrowCuts, posetOf } from "./linearise.js";
+import { allCuts, type Cuts, cutsFrom, narrowCuts, type Poset, posetOf } from "./linearise.js";
 
 /**
  * The cuts between which stages lie, with PipeDream's running sums. Cut 0 is empty, the last one holds every
@@ -32,14 +32,38 @@ export function plainVariant(graph: LayeredGraph, node: number): LayeredVariant 
 }
 
 /**
- * All cuts of a graph, or a choice of them where there are more than `maximumCuts`.
+ * All cuts of a graph, or a choice of them where there are more than `maximumCuts`: those that PipeDream
+ * searches, or where they are too many as well, those of good linear orders.
+ */
+export function cutTable(graph: LayeredGraph, maximumCuts = defaultMaximumCuts): CutTable {
+  const poset = posetOf(graph);
+  const all = allCuts(poset, maximumCuts);
+  if (all) return tableOf(graph, poset, all, "");
+  const source = poset.before.findIndex((list) => list.length === 0);
+  const grown = cutsFrom(poset, source, maximumCuts);
+  if (grown) {
+    const restriction = `the ${grown.count} cuts that grow from node ${graph.nodes[source]!.id}`;
+    return tableOf(graph, poset, grown, restriction);
+  }
+  const bytes = graph.nodes.map((_, node) => plainVariant(graph, node).activationBytes);
+  const narrow = narrowCuts(poset, bytes, maximumCuts);
+  return tableOf(
+    graph,
+    poset,
+    narrow,
+    `${narrow.count} cuts: contiguous stages of up to three linear orders, the cuts of each size with the fewest ` +
+      "bytes to send, and those a few nodes away from the plan's",
+  );
+}
+
+/**
+ * The running sums of given cuts, sorted.
  *
  * Bytes over a cut follow PipeDream (graph.py, augment_antichain): with M the cut's maximal nodes, the outputs of
  * M and of every ancestor p of some x in M that has a consumer other than x and its ancestors.
  */
-export function cutTable(graph: LayeredGraph, maximumCuts = defaultMaximumCuts): CutTable {
-  const poset = posetOf(graph);
-  const { count: nodes, words, after, ancestors, order } = poset;
+export function tableOf(graph: LayeredGraph, poset: Poset, cuts: Cuts, restriction: string): CutTable {
+  const { count: nodes, words, after, ancestors } = poset;
   const seconds = new Float64Array(nodes);
   const parameters = new Float64Array(nodes);
   const activations = new Float64Array(nodes);
@@ -48,19 +72,6 @@ export function cutTable(graph: LayeredGraph, maximumCuts = defaultMaximumCuts):
     seconds[node] = variant.forwardSeconds + variant.backwardSeconds;
     parameters[node] = variant.parameterBytes;
     activations[node] = variant.activationBytes;
-  }
-  let cuts: Cuts | undefined = allCuts(poset, maximumCuts);
-  let restriction = "";
-  if (!cuts) {
-    const root = order.find((node) => poset.before[node]!.length === 0)!;
-    cuts = allCuts(poset, maximumCuts, root);
-    restriction = `the ${cuts?.count} cuts that descendants of ${graph.nodes[root]!.id} generate`;
-  }
-  if (!cuts) {
-    cuts = narrowCuts(poset, activations, maximumCuts);
-    restriction =
-      `${cuts.count} cuts: contiguous stages of three linear orders and the cuts of each size with the ` +
-      "fewest bytes to send";
   }
 
   // Sent with a cut once x is one of its maximal nodes: x, and the ancestors of x with another consumer.

@@ -77,6 +77,9 @@ export class PipedreamTables {
   readonly signal: AbortSignal | undefined;
   /** Per level, values of the row in work: `[p * count + j]`. */
   readonly #work: Float64Array[];
+  /** Where the last stage of each of those starts, and its replicas; 0 for a single stage. */
+  readonly #lastStart: Int32Array[];
+  readonly #lastReplicas: Uint16Array[];
   /** Finished rows by level and place. */
   readonly #rows = new Map<string, (Float64Array | undefined)[]>();
 
@@ -86,6 +89,8 @@ export class PipedreamTables {
     this.signal = signal;
     const { cuts, levels } = problem;
     this.#work = levels.map(({ machines }) => new Float64Array((machines + 1) * cuts.count));
+    this.#lastStart = levels.map(({ machines }) => new Int32Array((machines + 1) * cuts.count));
+    this.#lastReplicas = levels.map(({ machines }) => new Uint16Array((machines + 1) * cuts.count));
   }
 
   /** Least value of the whole problem, or infinity where none is below the cap. */
@@ -154,6 +159,8 @@ export class PipedreamTables {
     const level = levels[at]!;
     const { machines, devices, bytesPerSecond, share, transferSeconds } = level;
     const work = this.#work[at]!;
+    const lastStart = this.#lastStart[at]!;
+    const lastReplicas = this.#lastReplicas[at]!;
     const last = count - 1;
     const limited = peerMemoryBytes < unbounded || (at === 0 && memoryBytes < unbounded);
     const top = at === levels.length - 1;
@@ -168,10 +175,14 @@ export class PipedreamTables {
       if (here - from > firstCap * machines * devices) break;
       if (inside !== undefined && inside[j * count + start] === 0) continue;
       const sent = j === last ? 0 : transferSeconds[j]!;
+      let previous = j - 1;
+      if (inside !== undefined) while (inside[j * count + previous] === 0) previous--;
       for (let p = 1; p <= machines; p++) {
         if (here - from > firstCap * p * devices) continue;
         if (here + firstCap * (machines - p) * devices < target) continue;
         let best = firstCap;
+        let bestStart = 0;
+        let bestReplicas = 0;
         if (p === 1 || !straight) {
           const fits = !limited || this.#fits(at, p, p, start, j, place);
           if (fits) {
@@ -181,6 +192,18 @@ export class PipedreamTables {
               at === 0 ? here - from : this.#row(at, this.rowsBelow(at, inner), inner, start, top)[j]!;
             const value = (range + (4 * (p - 1) * parameters) / (bytesPerSecond * p) / share) / p;
             if (value < best) best = value;
+          }
+        }
+        // The plan of the cut before, made longer, is near the best: it narrows the scans that follow.
+        const near = p * count + previous;
+        if (previous > start && work[near]! < none && lastReplicas[near]! > 0) {
+          const m = lastReplicas[near]!;
+          const k = lastStart[near]!;
+          const value = this.#candidate(at, place, k, j, p, m, work[(p - m) * count + k]!, best, top);
+          if (value < best) {
+            best = value;
+            bestStart = k;
+            bestReplicas = m;
           }
         }
         const most = straight ? Math.min(1, p - 1) : p - 1;
@@ -225,15 +248,53 @@ export class PipedreamTables {
             if (value < input) value = input;
             if (value < best) {
               best = value;
+              bestStart = k;
+              bestReplicas = m;
               longest = best * slack * m * devices;
               received = best * m;
             }
           }
         }
-        if (best < firstCap) work[p * count + j] = best;
+        if (best < firstCap) {
+          work[p * count + j] = best;
+          lastStart[p * count + j] = bestStart;
+          lastReplicas[p * count + j] = bestReplicas;
+        }
       }
     }
     return work.slice(machines * count, (machines + 1) * count);
+  }
+
+  /** Value of a range that ends at `j` on `p` machines, its last stage from `k` on `m`; infinite beyond `best`. */
+  #candidate(
+    at: number,
+    place: Place,
+    k: number,
+    j: number,
+    p: number,
+    m: number,
+    before: number,
+    best: number,
+    top: boolean,
+  ): number {
+    const { cuts, levels } = this.#problem;
+    const level = levels[at]!;
+    const { machines, devices, transferSeconds } = level;
+    const span = cuts.seconds[j]! - cuts.seconds[k]!;
+    const reduce = reduceSeconds(level, m, cuts.parameterBytes[j]! - cuts.parameterBytes[k]!, false);
+    const sent = j === cuts.count - 1 ? 0 : transferSeconds[j]!;
+    const crossing = Math.max(before, Math.max(sent, transferSeconds[k]!) / m);
+    if (crossing >= best || span / devices + reduce >= best * m || !this.#fits(at, p, m, k, j, place))
+      return none;
+    let range = span;
+    if (at > 0) {
+      const inner = {
+        copies: place.copies * m,
+        later: place.later + place.copies * (machines - p) * devices,
+      };
+      range = this.#row(at, this.rowsBelow(at, inner), inner, k, top)[j]!;
+    }
+    return Math.max(crossing, (range + reduce) / m);
   }
 
   /** Memory of the stage from cut `i` to `j` on `m` machines, the last of `used` machines of its level. */
