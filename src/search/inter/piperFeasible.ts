@@ -52,6 +52,11 @@ export class FeasibilitySearch {
   private parent = new Int32Array(1024);
   private readonly rowsFrom: Int32Array;
   private readonly rowsTo: Int32Array;
+  // Of the ideal in work, by replicas: fewest devices with that many or fewer, and where they come from.
+  private readonly best: Int32Array;
+  private readonly from: Int32Array;
+  private readonly fromPair: Int32Array;
+  private readonly fromDegrees: Int32Array;
 
   constructor(
     private readonly ideals: IdealTable,
@@ -62,6 +67,11 @@ export class FeasibilitySearch {
     this.rest = new Float64Array(ideals.count);
     this.rowsFrom = new Int32Array(ideals.count);
     this.rowsTo = new Int32Array(ideals.count);
+    const capacity = Math.min(limits.devices, limits.batch);
+    this.best = new Int32Array(capacity + 1).fill(none);
+    this.from = new Int32Array(capacity + 1);
+    this.fromPair = new Int32Array(capacity + 1);
+    this.fromDegrees = new Int32Array(capacity + 1);
     const { dataDegrees } = limits;
     const largest = dataDegrees.at(-1)!;
     this.nextDegree = new Uint16Array(largest + 2).fill(dataDegrees.length);
@@ -81,11 +91,7 @@ export class FeasibilitySearch {
     let next = this.boundRest(seconds);
     const last = ideals.count - 1;
     if (this.rest[last]! > limits.devices) return { devices: this.rest[last]!, next };
-    const capacity = Math.min(limits.devices, limits.batch);
-    const best = new Int32Array(capacity + 1).fill(none);
-    const from = new Int32Array(capacity + 1);
-    const fromPair = new Int32Array(capacity + 1);
-    const fromDegrees = new Int32Array(capacity + 1);
+    const { best, from, fromPair, fromDegrees } = this;
     this.rowsFrom[last] = 0;
     this.rowsTo[last] = 1;
     this.replicas[0] = this.used[0] = 0;
@@ -94,30 +100,18 @@ export class FeasibilitySearch {
     for (let i = last - 1; i >= 0; i--) {
       if ((i & 63) === 0) this.checkSignal();
       const need = this.rest[i]!;
-      let lowest = capacity + 1;
-      let highest = -1;
       for (let pair = ideals.start[i]!; pair < ideals.start[i + 1]!; pair++) {
         const upper = ideals.upper[pair]!;
         const [begin, end] = [this.rowsFrom[upper]!, this.rowsTo[upper]!];
         if (begin === end) continue;
         for (let t = 0; t < degrees; t++) {
-          const found = this.extend(pair, t, begin, end, need, seconds, optimistic, (row, d, index) => {
-            const replicas = this.replicas[row]! + d;
-            const devices = this.used[row]! + d * this.table.degrees[t]!;
-            if (devices >= best[replicas]!) return;
-            best[replicas] = devices;
-            from[replicas] = row;
-            fromPair[replicas] = pair;
-            fromDegrees[replicas] = t * 65536 + index;
-            if (replicas < lowest) lowest = replicas;
-            if (replicas > highest) highest = replicas;
-          });
+          const found = this.extend(pair, t, begin, end, need, seconds, optimistic);
           if (found < next) next = found;
         }
       }
       this.rowsFrom[i] = rows;
       let fewest = none;
-      for (let r = lowest; r <= highest; r++) {
+      for (let r = 0; r < best.length; r++) {
         if (best[r]! < fewest) {
           fewest = best[r]!;
           if (rows === this.replicas.length) this.grow();
@@ -193,7 +187,6 @@ export class FeasibilitySearch {
     need: number,
     seconds: number,
     optimistic: boolean,
-    offer: (row: number, replicas: number, index: number) => void,
   ): number {
     const { dataDegrees, devices, batch } = this.limits;
     const { table } = this;
@@ -210,6 +203,8 @@ export class FeasibilitySearch {
       const later = this.replicas[row]!;
       let found = false;
       while (later + d <= batch) {
+        // With more replicas it would be beaten all the more.
+        if (this.best[later + d]! <= this.used[row]! + d * tensor) break;
         const inFlight = 1 + Math.ceil(later / d);
         if (inFlight <= fitting) {
           found = true;
@@ -229,9 +224,19 @@ export class FeasibilitySearch {
         d = dataDegrees[index]!;
         if (this.used[row]! + d * tensor + need > devices) break;
       }
-      if (found) offer(row, d, index);
+      if (found) this.offer(row, pair, d, t, index);
     }
     return next;
+  }
+
+  private offer(row: number, pair: number, d: number, t: number, index: number): void {
+    const { best } = this;
+    const replicas = this.replicas[row]! + d;
+    const devices = this.used[row]! + d * this.table.degrees[t]!;
+    this.from[replicas] = row;
+    this.fromPair[replicas] = pair;
+    this.fromDegrees[replicas] = t * 65536 + index;
+    for (let r = replicas; r < best.length && best[r]! > devices; r++) best[r] = devices;
   }
 
   private trace(last: number): Cut[] {

@@ -42,6 +42,15 @@ export class Knapsack {
 
   /** Fills `lower` and `upper`, and `choice` where it is wanted. */
   solve(limit: number, wantChoice = false): void {
+    const open = this.relax(limit, wantChoice);
+    if (open) this.enumerate(open.groups, open.slope, limit, wantChoice);
+  }
+
+  /**
+   * Fills `lower` from the linear relaxation and `upper` from rounding it. Returns what the enumeration needs,
+   * nothing where the two ends meet already.
+   */
+  relax(limit: number, wantChoice = false): { groups: number[][]; slope: number } | undefined {
     const { costs, sizes } = this;
     this.choice = [];
     // Undominated options of each group by rising cost, so falling size.
@@ -70,11 +79,11 @@ export class Knapsack {
     if (size <= limit) {
       this.lower = this.upper = cost;
       answer(cheapest);
-      return;
+      return undefined;
     }
     if (leastSize > limit) {
       this.lower = this.upper = Number.POSITIVE_INFINITY;
-      return;
+      return undefined;
     }
 
     // The linear relaxation: steps along the lower hull of each group, flattest first.
@@ -128,9 +137,9 @@ export class Knapsack {
     this.lower = Math.min(relaxed, cost);
     if (over === 0) {
       this.lower = cost;
-      return;
+      return undefined;
     }
-    this.enumerate(groups, slope, limit, wantChoice);
+    return { groups, slope };
   }
 
   private enumerate(groups: number[][], slope: number, limit: number, wantChoice: boolean): void {

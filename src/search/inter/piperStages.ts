@@ -59,6 +59,7 @@ export class StageTable {
   /** Lower ends of what knapsacks answered, and upper ends where they differ. */
   private readonly known = new Map<number, number>();
   private readonly loose = new Map<number, number>();
+  private readonly enumerated = new Set<number>();
   private readonly reduceFactor: number;
   /** A choice was met whose cost is only known within bounds. */
   inexact = false;
@@ -130,6 +131,7 @@ export class StageTable {
     this.mostInFlight.fill(-1);
     this.known.clear();
     this.loose.clear();
+    this.enumerated.clear();
   }
 
   /** True where every node of the stage has the degree. */
@@ -186,17 +188,27 @@ export class StageTable {
         (this.options.batch + 1) +
       inFlight;
     let lower = this.known.get(key);
-    let upper = lower !== undefined ? (this.loose.get(key) ?? lower) : undefined;
-    if (lower === undefined || upper === undefined) {
+    let upper = this.loose.get(key) ?? lower;
+    const answer = (exact: boolean) => {
       this.fill(pair, t, replicas, inFlight);
-      this.knapsack.solve(this.memoryBytes * (1 + byteRounding));
-      lower = this.knapsack.lower + this.traffic[t]![pair]!;
-      upper = this.knapsack.upper + this.traffic[t]![pair]!;
+      const limit = this.memoryBytes * (1 + byteRounding);
+      if (exact) this.knapsack.solve(limit);
+      else this.knapsack.relax(limit);
+      const traffic = this.traffic[t]![pair]!;
+      lower = this.knapsack.lower + traffic;
+      upper = this.knapsack.upper + traffic;
       this.known.set(key, lower);
       if (upper > lower) this.loose.set(key, upper);
+      else this.loose.delete(key);
+    };
+    if (lower === undefined) answer(false);
+    // The exact choice is asked for only where the relaxation leaves the answer open.
+    if (within(lower!) && !within(upper!) && !this.enumerated.has(key)) {
+      answer(true);
+      this.enumerated.add(key);
     }
-    if (within(lower) && !within(upper)) this.inexact = true;
-    return optimistic || !within(lower) ? lower : upper;
+    if (within(lower!) && !within(upper!)) this.inexact = true;
+    return optimistic || !within(lower!) ? lower! : upper!;
   }
 
   /** The best variants of the stage's nodes. */
