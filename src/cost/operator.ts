@@ -35,7 +35,10 @@ const workKind: Readonly<Record<Operator["kind"], Work["kind"]>> = {
 };
 
 /** Bytes of a whole tensor at the context's workload; 16-bit tensors take the job's type. */
-export function bytesOf(tensor: Tensor, context: CostContext): number {
+export function bytesOf(
+  tensor: Tensor,
+  context: Pick<CostContext, "reference" | "workload" | "dtype">,
+): number {
   const dtype = tensor.dtype === "bf16" || tensor.dtype === "f16" ? context.dtype : tensor.dtype;
   return tensorBytes(tensor, context.reference, context.workload, dtype);
 }

@@ -1,0 +1,108 @@
+import { fastDomain } from "../../cluster/index.js";
+import { type Cluster, type Job, type Model, MpoptError, type Recompute } from "../../contracts/index.js";
+import { stateBytes } from "../../cost/memory.js";
+import { bytesOf } from "../../cost/operator.js";
+import { checkLayeredGraph, type LayeredGraph, type LayeredVariant } from "../../models/layered.js";
+import { tensorsById } from "../../models/workload.js";
+import { divisors } from "../candidates.js";
+import type { LayerCost } from "../intra.js";
+import { costModels } from "../joint.js";
+import { LayerChains } from "../layerChains.js";
+
+/**
+ * The layers of a model as a layered graph: for every tensor-parallel degree inside the fast links, and with
+ * and without full recomputation, what the intra-operator search makes of each layer. Times hold one
+ * micro-batch of `microBatch` sequences, tensor-parallel communication included.
+ * @throws MpoptError E_INFEASIBLE when no degree divides the model.
+ */
+export async function layeredGraphOf(
+  model: Model,
+  cluster: Cluster,
+  job: Job,
+  microBatch: number,
+  signal?: AbortSignal,
+): Promise<LayeredGraph> {
+  const models = costModels(cluster, job);
+  const chains = new LayerChains(model, models, signal);
+  const variants: LayeredVariant[][] = model.layers.map(() => []);
+  for (const tensor of divisors(fastDomain(cluster))) {
+    const chain = await chains.chain({
+      tensor,
+      pipeline: 1,
+      data: 1,
+      microBatch,
+      microBatches: Math.max(1, Math.floor(job.globalBatch / microBatch)),
+      sequenceParallel: tensor > 1 && job.sequence % tensor === 0,
+      recompute: "none",
+      zero: 0,
+    });
+    if (!chain) continue;
+    const next = { embedding: 0, block: 0, head: 0 };
+    model.layers.forEach((layer, i) => {
+      const list = layer.kind === "block" ? chain.blocks : chain[layer.kind];
+      const cost = list[next[layer.kind]++]!;
+      variants[i]!.push(variantOf(cost, tensor, "none", job));
+      if (layer.kind === "block") variants[i]!.push(variantOf(cost, tensor, "full", job));
+    });
+  }
+  if (variants.some((list) => list.length === 0)) {
+    throw (
+      chains.refusal ??
+      new MpoptError(
+        "E_INFEASIBLE",
+        `Expected a tensor-parallel degree that divides ${model.name} but found none.`,
+      )
+    );
+  }
+  const indexOf = new Map(model.layers.map((layer, i) => [layer.id, i]));
+  const graph: LayeredGraph = {
+    name: model.name,
+    format: "model",
+    nodes: model.layers.map((layer, i) => ({
+      id: layer.id,
+      name: layer.modules.join(" "),
+      variants: variants[i]!,
+    })),
+    edges: model.layers.flatMap((layer, to) =>
+      layer.predecessors.map((id) => ({
+        from: indexOf.get(id)!,
+        to,
+        bytes: boundaryBytes(model, job, microBatch, id),
+      })),
+    ),
+    header: {},
+    warnings: [],
+  };
+  checkLayeredGraph(graph, model.name);
+  return graph;
+}
+
+function variantOf(cost: LayerCost, tensor: number, recompute: Recompute, job: Job): LayeredVariant {
+  const state = stateBytes(job);
+  return {
+    tensor,
+    recompute: recompute !== "none",
+    forwardSeconds: cost.forwardSeconds + cost.forwardCommunicationSeconds,
+    backwardSeconds:
+      cost.backwardSeconds + cost.backwardCommunicationSeconds + cost.recomputeSeconds[recompute],
+    // Gradients are what data-parallel replicas reduce.
+    parameterBytes: cost.parameters * state.gradient,
+    activationBytes: cost.savedBytes[recompute],
+    fixedBytes: cost.parameters * (state.parameter + state.gradient + state.optimizer) + cost.logitsBytes,
+  };
+}
+
+/** Bytes that leave a layer: the outputs of its last operator that are activations. */
+function boundaryBytes(model: Model, job: Job, microBatch: number, id: string): number {
+  const layer = model.layers.find((each) => each.id === id)!;
+  const tensors = tensorsById(model);
+  const context = {
+    reference: model.reference,
+    workload: { batch: microBatch, sequence: job.sequence },
+    dtype: job.dtypes.parameters,
+  };
+  return model.operators[layer.operators.end - 1]!.outputs.reduce(
+    (sum, operand) => sum + bytesOf(tensors.get(operand.tensor)!, context),
+    0,
+  );
+}
