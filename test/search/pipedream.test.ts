@@ -221,54 +221,64 @@ describe("solvePipedream", () => {
 
   test("the coarse searches before the exact one do not change its value", () => {
     const random = randomOf(3);
-    for (let i = 0; i < 5; i++) {
-      const length = 100 + random(60);
+    const shapes = [[4], [7], [2, 2], [3, 2], [2, 3], [4, 2]];
+    for (let i = 0; i < 24; i++) {
+      const length = 50 + random(50);
+      const some = 1 + random(1000);
       const figures = Array.from({ length }, (): [number, number, number] => [
-        random(1000) / 1000,
+        random(some) / some,
         random(50) * 1e7,
         random(50) * 1e7,
       ]);
       const edges = figures.slice(1).map((_, node): [number, number] => [node, node + 1]);
-      const bandwidth = 1e9;
-      const machines = 4 + random(5);
-      const solution = solvePipedream(layeredGraph(figures, edges), {
-        machines: [machines],
-        bandwidths: [bandwidth],
-      });
-      const expected = chainValue(figures, machines, bandwidth);
-      expect(Math.abs(solution.objective / expected - 1)).toBeLessThanOrEqual(1e-9);
+      const machines = shapes[i % shapes.length]!;
+      const options = {
+        machines,
+        bandwidths: [10e9, 1e9].slice(0, machines.length),
+        straight: random(3) === 0,
+      };
+      const { objective } = solvePipedream(layeredGraph(figures, edges), options);
+      const expected = chainValue(figures, options);
+      expect(Math.abs(objective / expected - 1), `case ${i}`).toBeLessThanOrEqual(1e-9);
     }
   });
 });
 
-/** PipeDream's recursion on a chain and one level, without bounds. */
-function chainValue(figures: [number, number, number][], machines: number, bandwidth: number): number {
-  const time = (from: number, to: number, m: number) => {
-    let compute = 0;
-    let weights = 0;
-    for (let i = from; i < to; i++) {
-      compute += figures[i]![0];
-      weights += figures[i]![1];
-    }
-    return (compute + (4 * (m - 1) * weights) / (bandwidth * m)) / m;
+/** PipeDream's recursion on a chain, without bounds. */
+function chainValue(figures: [number, number, number][], options: PipedreamOptions): number {
+  const { machines, bandwidths, straight } = options;
+  const length = figures.length;
+  const sums = (at: number) => {
+    const list = [0];
+    for (const figure of figures) list.push(list.at(-1)! + figure[at]!);
+    return list;
   };
-  const sent = (cut: number, m: number) => (2 * figures[cut - 1]![2]) / (bandwidth * m);
-  const table = new Map<string, number>();
-  const value = (end: number, p: number): number => {
-    const key = `${end} ${p}`;
-    const known = table.get(key);
+  const seconds = sums(0);
+  const weights = sums(1);
+  const tables = machines.map(() => new Map<number, number>());
+  const value = (level: number, begin: number, end: number, p: number): number => {
+    if (level < 0) return seconds[end]! - seconds[begin]!;
+    const key = (begin * (length + 1) + end) * 32 + p;
+    const known = tables[level]!.get(key);
     if (known !== undefined) return known;
-    let best = time(0, end, p);
-    for (let from = 1; from < end; from++) {
-      for (let m = 1; m < p; m++) {
-        const out = end < figures.length ? sent(end, m) : 0;
-        best = Math.min(best, Math.max(value(from, p - m), time(from, end, m), sent(from, m), out));
+    const bandwidth = bandwidths[level]!;
+    const below = level > 0 ? machines[level - 1]! : 1;
+    const stage = (from: number, m: number, share: number) => {
+      const reduce = (4 * (m - 1) * (weights[end]! - weights[from]!)) / (bandwidth * m * share);
+      return (value(level - 1, from, end, below) + reduce) / m;
+    };
+    const sent = (cut: number, m: number) => (2 * figures[cut - 1]![2]) / (bandwidth * m);
+    let best = straight && p > 1 ? Number.POSITIVE_INFINITY : stage(begin, p, below);
+    for (let from = begin + 1; from < end; from++) {
+      for (let m = 1; m < (straight ? Math.min(2, p) : p); m++) {
+        const crossing = Math.max(sent(from, m), end < length ? sent(end, m) : 0);
+        best = Math.min(best, Math.max(value(level, begin, from, p - m), stage(from, m, 1), crossing));
       }
     }
-    table.set(key, best);
+    tables[level]!.set(key, best);
     return best;
   };
-  return value(figures.length, machines);
+  return value(machines.length - 1, 0, length, machines.at(-1)!);
 }
 
 describe("checkPlacement and evaluatePipedream", () => {

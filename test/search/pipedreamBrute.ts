@@ -43,7 +43,8 @@ export function randomOf(seed: number): (below: number) => number {
   };
 }
 
-/** The least objective over every plan, one by one: no tables, no bounds. Infinity where none fits. */
+/** The least objective over every chain of down-sets and every number of replicas, without bounds; infinity where
+ * none fits. Each range is looked at once per place. */
 export function bruteForce(graph: LayeredGraph, options: PipedreamOptions): number {
   const { machines, bandwidths, straight, freeTransfers, memoryBytes, peerMemory = false } = options;
   const trueMemory = memoryBytes !== undefined && (options.trueMemory ?? !peerMemory);
@@ -72,12 +73,24 @@ export function bruteForce(graph: LayeredGraph, options: PipedreamOptions): numb
     }
     return total(sent, (i) => costs[i]!.activationBytes);
   };
+  const sets = Array.from({ length: all + 1 }, (_, set) => set);
+  const parameterBytes = sets.map((set) => total(set, (i) => costs[i]!.parameterBytes));
+  const activationBytes = sets.map((set) => total(set, (i) => costs[i]!.activationBytes));
   const outputs = new Map(ideals.map((set) => [set, output(set)]));
 
+  const ranges = new Map<string, number>();
   const best = (level: number, begin: number, end: number, copies: number, later: number): number => {
+    const key = [level, begin, end, copies, later].join();
+    const known = ranges.get(key);
+    if (known !== undefined) return known;
+    const value = least(level, begin, end, copies, later);
+    ranges.set(key, value);
+    return value;
+  };
+  const least = (level: number, begin: number, end: number, copies: number, later: number): number => {
     const range = end & ~begin;
-    const weights = (set: number) => total(set, (i) => costs[i]!.parameterBytes);
-    const kept = (set: number) => weights(set) + total(set, (i) => costs[i]!.activationBytes);
+    const weights = (set: number) => parameterBytes[set]!;
+    const kept = (set: number) => parameterBytes[set]! + activationBytes[set]!;
     if (level < 0) {
       const peak = Math.ceil((copies + later) / copies) * kept(range) + weights(range);
       if (trueMemory && peak > memoryBytes) return Number.POSITIVE_INFINITY;
@@ -86,9 +99,17 @@ export function bruteForce(graph: LayeredGraph, options: PipedreamOptions): numb
     const n = machines[level]!;
     const bandwidth = bandwidths[level]!;
     const inside = machines.slice(0, level).reduce((a, b) => a * b, 1);
+    const tails = new Map<number, number>();
     const stages = (from: number, used: number): number => {
+      const known = tails.get(from * (n + 1) + used);
+      if (known !== undefined) return known;
+      const value = shortest(from, used);
+      tails.set(from * (n + 1) + used, value);
+      return value;
+    };
+    const shortest = (from: number, used: number): number => {
       if (from === end) return used === n ? 0 : Number.POSITIVE_INFINITY;
-      let least = Number.POSITIVE_INFINITY;
+      let lowest = Number.POSITIVE_INFINITY;
       for (const to of ideals) {
         if (to === from || (from & ~to) !== 0 || (to & ~end) !== 0) continue;
         for (let m = 1; m <= (straight ? 1 : n) && used + m <= n; m++) {
@@ -102,10 +123,10 @@ export function bruteForce(graph: LayeredGraph, options: PipedreamOptions): numb
             value = Math.max(value, (2 * outputs.get(from)!) / (bandwidth * m));
             if (to !== all) value = Math.max(value, (2 * outputs.get(to)!) / (bandwidth * m));
           }
-          least = Math.min(least, Math.max(value, stages(to, used + m)));
+          lowest = Math.min(lowest, Math.max(value, stages(to, used + m)));
         }
       }
-      return least;
+      return lowest;
     };
     return stages(begin, 0);
   };

@@ -152,7 +152,12 @@ function shapes({ machines, fewerMachines }: PipedreamOptions): number[][] {
   );
 }
 
-function problemOf(cuts: CutTable, options: PipedreamOptions, machines: number[]): PipedreamProblem {
+/** The recursion's input: levels with their links, limits where they apply. */
+export function problemOf(
+  cuts: CutTable,
+  options: PipedreamOptions,
+  machines = options.machines,
+): PipedreamProblem {
   const { bandwidths, straight = false, freeTransfers = false, memoryBytes, peerMemory = false } = options;
   const trueMemory = options.trueMemory ?? !peerMemory;
   let devices = 1;
@@ -231,15 +236,17 @@ function transfersOf(cuts: CutTable, level: Level, paid: boolean): Float64Array 
   return cuts.outputBytes.map((bytes) => (paid ? (2 * bytes) / level.bytesPerSecond : 0));
 }
 
-/** Cuts at even distances in seconds: of each interval the one with the fewest bytes to send. */
-function spread({ count, seconds, outputBytes }: CutTable, size: number): number[] {
+/** Nested cuts at even distances in seconds: of each interval the one with the fewest bytes to send. */
+function spread({ count, seconds, outputBytes, inside }: CutTable, size: number): number[] {
   const last = count - 1;
   const chosen = [0];
   let next = 1;
   for (let i = 1; i <= size && next < last; i++) {
     const end = (seconds[last]! * i) / size;
+    const before = chosen.at(-1)!;
     let best = -1;
     for (; next < last && (seconds[next]! < end || i === size); next++) {
+      if (inside !== undefined && inside[next * count + before] === 0) continue;
       if (best < 0 || outputBytes[next]! <= outputBytes[best]!) best = next;
     }
     if (best >= 0) chosen.push(best);

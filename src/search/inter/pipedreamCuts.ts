@@ -15,6 +15,12 @@ export interface CutTable {
   outputBytes: Float64Array;
   /** `inside[j * count + i]` is 1 where cut i is a proper part of cut j; undefined where i < j says the same. */
   inside: Uint8Array | undefined;
+  /** The same as lists: cut j holds `parts[partStarts[j]]` up to `parts[partStarts[j + 1] - 1]`, ascending. */
+  parts: Int32Array | undefined;
+  partStarts: Int32Array;
+  /** Seconds and parameters of each node. */
+  nodeSeconds: Float64Array;
+  nodeParameterBytes: Float64Array;
   words: number;
   /** Bit set of each cut's nodes. */
   bits: Uint32Array;
@@ -145,6 +151,10 @@ export function tableOf(graph: LayeredGraph, poset: Poset, cuts: Cuts, restricti
     activationBytes: take(sums.activationBytes),
     outputBytes: take(sums.outputBytes),
     inside: undefined,
+    parts: undefined,
+    partStarts: new Int32Array(0),
+    nodeSeconds: seconds,
+    nodeParameterBytes: parameters,
     words,
     bits: new Uint32Array(count * words),
     restriction,
@@ -153,6 +163,7 @@ export function tableOf(graph: LayeredGraph, poset: Poset, cuts: Cuts, restricti
     table.bits.set(bits.subarray(cut * words, (cut + 1) * words), i * words);
   });
   table.inside = insideMatrix(table);
+  listParts(table);
   return table;
 }
 
@@ -169,6 +180,21 @@ function insideMatrix({ count, words, bits }: CutTable): Uint8Array | undefined 
     }
   }
   return chain ? undefined : inside;
+}
+
+function listParts(table: CutTable): void {
+  const { count, inside } = table;
+  if (!inside) return;
+  table.partStarts = new Int32Array(count + 1);
+  for (let j = 0; j < count; j++) {
+    let size = 0;
+    for (let i = 0; i < j; i++) size += inside[j * count + i]!;
+    table.partStarts[j + 1] = table.partStarts[j]! + size;
+  }
+  table.parts = new Int32Array(table.partStarts[count]!);
+  for (let j = 0, next = 0; j < count; j++) {
+    for (let i = 0; i < j; i++) if (inside[j * count + i] === 1) table.parts[next++] = i;
+  }
 }
 
 /** The cuts at `chosen` alone, ascending; the first and the last one belong to every choice. */
@@ -195,6 +221,7 @@ export function chooseCuts(table: CutTable, chosen: number[]): CutTable {
         part.inside[j * size + i] = table.inside[chosen[j]! * count + chosen[i]!]!;
       }
     }
+    listParts(part);
   }
   return part;
 }

@@ -80,6 +80,12 @@ export class PipedreamTables {
   /** Where the last stage of each of those starts, and its replicas; 0 for a single stage. */
   readonly #lastStart: Int32Array[];
   readonly #lastReplicas: Uint16Array[];
+  /** The latest cut inside each cut. */
+  readonly #previous: Int32Array;
+  /** Per level and cut, what the slowest node after that takes with the best number of replicas. */
+  readonly #steps: Float64Array[];
+  /** The same over all nodes of the range in work: no plan of it is faster. */
+  readonly #slowest: Float64Array[];
   /** Finished rows by level and place. */
   readonly #rows = new Map<string, (Float64Array | undefined)[]>();
 
@@ -91,6 +97,46 @@ export class PipedreamTables {
     this.#work = levels.map(({ machines }) => new Float64Array((machines + 1) * cuts.count));
     this.#lastStart = levels.map(({ machines }) => new Int32Array((machines + 1) * cuts.count));
     this.#lastReplicas = levels.map(({ machines }) => new Uint16Array((machines + 1) * cuts.count));
+    const { previous, steps } = this.#bounds();
+    this.#previous = previous;
+    this.#steps = steps;
+    this.#slowest = levels.map(() => new Float64Array(cuts.count));
+  }
+
+  /** Where the cuts before are, and what keeps each range from being faster. */
+  #bounds(): { previous: Int32Array; steps: Float64Array[] } {
+    const { cuts, levels, straight } = this.#problem;
+    const { count, inside, words, bits, nodeSeconds, nodeParameterBytes } = cuts;
+    const previous = new Int32Array(count);
+    const steps = levels.map(() => new Float64Array(count));
+    const perNode: Float64Array[] = [];
+    levels.forEach((level, at) => {
+      perNode.push(
+        nodeSeconds.map((own, node) => {
+          const seconds = at === 0 ? own : perNode[at - 1]![node]!;
+          let least = seconds;
+          for (let m = 2; m <= (straight ? 1 : level.machines); m++) {
+            least = Math.min(least, (seconds + reduceSeconds(level, m, nodeParameterBytes[node]!, true)) / m);
+          }
+          return least;
+        }),
+      );
+    });
+    for (let j = 1; j < count; j++) {
+      let before = j - 1;
+      if (inside !== undefined) while (inside[j * count + before] === 0) before--;
+      previous[j] = before;
+      for (let w = 0; w < words; w++) {
+        for (let rest = bits[j * words + w]! & ~bits[before * words + w]!; rest !== 0; rest &= rest - 1) {
+          const node = w * 32 + 31 - Math.clz32(rest & -rest);
+          for (let at = 0; at < levels.length; at++) {
+            // Sums of the same figures in another order may end this much lower.
+            steps[at]![j] = Math.max(steps[at]![j]!, perNode[at]![node]! * (1 + 1e-14));
+          }
+        }
+      }
+    }
+    return { previous, steps };
   }
 
   /** Least value of the whole problem, or infinity where none is below the cap. */
@@ -137,7 +183,7 @@ export class PipedreamTables {
       // Machines before the stage are at least the fewest that reach its start, and one more takes it.
       let used = 0;
       const work = this.#work[level]!;
-      if (start > 0) while (used < machines && !(work[used * cuts.count + start]! < cap)) used++;
+      if (start > 0) while (used < machines && work[used * cuts.count + start] === none) used++;
       target = cuts.seconds[cuts.count - 1]! - cap * slack * Math.max(0, machines - used - 1) * devices;
       cap *= machines - used;
     } else {
@@ -155,12 +201,14 @@ export class PipedreamTables {
   #fill(at: number, place: Place, start: number, cap: number, target: number): Float64Array {
     this.signal?.throwIfAborted();
     const { cuts, levels, straight, peerMemoryBytes, memoryBytes } = this.#problem;
-    const { count, seconds, parameterBytes, inside } = cuts;
+    const { count, seconds, parameterBytes, inside, parts } = cuts;
     const level = levels[at]!;
     const { machines, devices, bytesPerSecond, share, transferSeconds } = level;
     const work = this.#work[at]!;
     const lastStart = this.#lastStart[at]!;
     const lastReplicas = this.#lastReplicas[at]!;
+    const slowest = this.#slowest[at]!;
+    const steps = this.#steps[at]!;
     const last = count - 1;
     const limited = peerMemoryBytes < unbounded || (at === 0 && memoryBytes < unbounded);
     const top = at === levels.length - 1;
@@ -175,8 +223,13 @@ export class PipedreamTables {
       if (here - from > firstCap * machines * devices) break;
       if (inside !== undefined && inside[j * count + start] === 0) continue;
       const sent = j === last ? 0 : transferSeconds[j]!;
-      let previous = j - 1;
-      if (inside !== undefined) while (inside[j * count + previous] === 0) previous--;
+      // Cuts inside this one, ascending.
+      const firstPart = parts === undefined ? start + 1 : cuts.partStarts[j]!;
+      const lastPart = parts === undefined ? j : cuts.partStarts[j + 1]!;
+      const previous = this.#previous[j]!;
+      const within =
+        previous >= start && (previous === start || (inside?.[previous * count + start] ?? 1) === 1);
+      slowest[j] = within ? Math.max(previous === start ? 0 : slowest[previous]!, steps[j]!) : 0;
       for (let p = 1; p <= machines; p++) {
         if (here - from > firstCap * p * devices) continue;
         if (here + firstCap * (machines - p) * devices < target) continue;
@@ -207,18 +260,18 @@ export class PipedreamTables {
           }
         }
         const most = straight ? Math.min(1, p - 1) : p - 1;
-        for (let m = 1; m <= most; m++) {
+        for (let m = 1; m <= most && best > slowest[j]!; m++) {
           const out = sent / m;
           if (out >= best) continue;
           const q = p - m;
           const perByte = (4 * (m - 1)) / (bytesPerSecond * m);
           // What precedes takes at least its seconds over its devices.
-          let low = start + 1;
-          let high = j;
+          let low = firstPart;
+          let high = lastPart;
           const reach = from + best * slack * q * devices;
           while (low < high) {
             const middle = (low + high) >>> 1;
-            if (seconds[middle]! < reach) low = middle + 1;
+            if (seconds[parts === undefined ? middle : parts[middle]!]! < reach) low = middle + 1;
             else high = middle;
           }
           let longest = best * slack * m * devices;
@@ -229,12 +282,13 @@ export class PipedreamTables {
             inner = { copies: copies * m, later: later + copies * (machines - p) * devices };
             rows = this.rowsBelow(at, inner);
           }
-          for (let k = low - 1; k > start; k--) {
+          for (let x = low - 1; x >= firstPart; x--) {
+            const k = parts === undefined ? x : parts[x]!;
+            if (k <= start) break;
             const span = here - seconds[k]!;
             if (span >= longest) break;
             const before = work[q * count + k]!;
             if (before >= best || transferSeconds[k]! >= received) continue;
-            if (inside !== undefined && inside[j * count + k] === 0) continue;
             const reduce = perByte * (parameterBytes[j]! - parameterBytes[k]!);
             if (span / devices + reduce >= received) continue;
             if (limited && !this.#fits(at, p, m, k, j, place)) {
