@@ -24,6 +24,8 @@ export interface DnnPartitioningOptions extends PlacementLimits {
 }
 
 const defaultGap = 1e-6;
+/** Most of what is left of the time that one local search takes. */
+const localShare = 0.25;
 /** Rounding within which two loads count as equal. */
 const rounding = 1e-12;
 const restriction =
@@ -190,23 +192,26 @@ async function solveFree(run: Run, chain: PlacementProblem): Promise<void> {
     if (found) run.offer(chain, found.stages);
   }
   run.raise(cutBound(problem, run.bound, () => budget.over()));
-  const search = (on: PlacementProblem) => {
+  const search = (on: PlacementProblem, kicks: number) => {
     const start = placementOn(on, run.placed);
     return localSearch(
       on,
       start ? [start] : [],
-      budget,
+      kicks,
+      new Budget(budget.left() * localShare, budget.signal),
       (deviceOf) => run.offer(on, devicesOf(on, deviceOf)),
       (load) => run.enough(load),
     );
   };
   if (run.closed || budget.over()) return;
-  await search(problem);
+  await search(problem, 100);
   if (run.closed || budget.over()) return;
-  run.raise(packingBound(problem, run.bound, run.objective, () => budget.over()));
+  // Above the gap by more than rounding, so that what it excludes closes the gap.
+  const wanted = run.objective * (1 - run.gap) * (1 + 1e-9);
+  run.raise(packingBound(problem, run.bound, run.objective, wanted, () => budget.over()));
   const reduced = reduceProblem(problem, run.ceiling, true);
   if (run.closed || budget.over()) return;
-  if (reduced.blocks.length < problem.blocks.length) await search(reduced);
+  await search(reduced, 300);
   run.raise(
     Math.min(
       run.objective,

@@ -10,6 +10,8 @@ const maximumStates = 60_000;
 const unpackable = 0x7fffffff;
 /** The packing's bound is found to this share. */
 const bisection = 1e-5;
+/** Steps that it goes on for where it has what was wanted: they are cheap, and tell how good the answer is. */
+const furtherSteps = 5;
 /** Blocks below this share of an even load are left out of the packing. */
 const smallestShare = 1e-3;
 
@@ -73,15 +75,16 @@ interface Kind {
 }
 
 /**
- * A load between `low` and `high` below which the blocks cannot be packed on the devices, all communication
- * left out and times rounded down to so few kinds that every number of each is one state. Bisection over the
- * load; for one load, dynamic programming over the states finds the fewest bins, and the least fill of the last
- * one, by adding one block at a time.
+ * A load between `low` and `high` below which the blocks cannot be packed on the devices; the search for it
+ * ends soon after `wanted`. All communication is left out, and times are rounded down to so few kinds that every
+ * number of each is one state. Bisection over the load; for one load, dynamic programming over the states
+ * finds the fewest bins, and the least fill of the last one, by adding one block at a time.
  */
 export function packingBound(
   problem: PlacementProblem,
   low: number,
   high: number,
+  wanted = high,
   over: () => boolean = () => false,
 ): number {
   const kinds = kindsOf(problem);
@@ -127,11 +130,17 @@ export function packingBound(
     return false;
   };
   let [closed, open] = [low, high];
-  // The best known load first: where nothing packs below it, it is the best one.
-  for (let load = high * (1 - margin); open - closed > bisection * open && !over(); ) {
+  // The wanted load first, then the best known one: where nothing packs below that, it is the best of all.
+  for (const load of [wanted, high * (1 - margin)]) {
+    if (load <= closed || load >= open) continue;
     if (packable(load)) open = load;
     else closed = load;
-    load = (open + closed) / 2;
+  }
+  for (let step = 0; open - closed > bisection * open && !over(); step++) {
+    if (closed >= wanted && step >= furtherSteps) break;
+    const load = (open + closed) / 2;
+    if (packable(load)) open = load;
+    else closed = load;
   }
   return Math.max(low, closed * (1 - margin));
 }

@@ -2,11 +2,11 @@ import type { Budget } from "./dnnPartitioningBudget.js";
 import { Loads } from "./dnnPartitioningLoads.js";
 import { mergeBlocks, type PlacementProblem } from "./dnnPartitioningProblem.js";
 
-/** Starts from the coarse problems, and kicks of the best placement after them. */
 const coarseLevels = 6;
-const kicks = 400;
 /** Swaps that a descent tries before it gives up on a bottleneck. */
 const maximumSwaps = 200_000;
+/** Net costs at which a descent tells clusters apart. */
+const clusterLevels = 12;
 
 /**
  * Good placements, contiguous or not: descent from a start on every level of a hierarchy that ties blocks
@@ -16,11 +16,13 @@ const maximumSwaps = 200_000;
 export async function localSearch(
   problem: PlacementProblem,
   starts: ArrayLike<number>[],
+  kicks: number,
   budget: Budget,
   onBetter: (deviceOf: Int32Array, load: number) => void,
   enough: (load: number) => boolean,
 ): Promise<void> {
   const random = randomOf(1);
+  const thresholds = clusterThresholds(problem);
   let best: Int32Array | undefined;
   let least = Number.POSITIVE_INFINITY;
   const offer = (deviceOf: Int32Array, load: number) => {
@@ -31,14 +33,14 @@ export async function localSearch(
   };
   for (const start of starts) {
     const loads = new Loads(problem, start);
-    descend(loads);
+    descend(loads, thresholds);
     offer(loads.deviceOf, loads.objective());
     if ((await budget.breathe()) || enough(least)) return;
   }
   for (const groups of hierarchy(problem)) {
     const coarse = mergeBlocks(problem, groups);
     const loads = new Loads(coarse, largestFirst(coarse));
-    descend(loads);
+    descend(loads, clusterThresholds(coarse));
     const home = new Map(
       coarse.blocks.flatMap((nodes, block) => nodes.map((node) => [node, block] as const)),
     );
@@ -46,7 +48,7 @@ export async function localSearch(
       problem,
       problem.blocks.map((nodes) => loads.deviceOf[home.get(nodes[0]!)!]!),
     );
-    descend(fine);
+    descend(fine, thresholds);
     offer(fine.deviceOf, fine.objective());
     if ((await budget.breathe()) || enough(least)) return;
   }
@@ -58,15 +60,67 @@ export async function localSearch(
       const device = random(loads.count);
       if (Number.isFinite(loads.withBlock(block, device))) loads.move(block, device);
     }
-    descend(loads);
+    descend(loads, thresholds);
     offer(loads.deviceOf, loads.objective());
     if ((await budget.breathe()) || enough(least)) return;
   }
 }
 
-/** Moves and swaps of the bottleneck's blocks, as long as they lower the larger of the two loads they change. */
-function descend(loads: Loads): void {
-  while (moveOne(loads) || swapTwo(loads));
+/**
+ * Moves of the bottleneck's blocks, alone or with those that costly nets tie to them, and swaps, as long as
+ * they lower the larger of the two loads they change.
+ */
+function descend(loads: Loads, thresholds: number[]): void {
+  while (moveOne(loads) || moveCluster(loads, thresholds) || swapTwo(loads));
+}
+
+/** Costs of nets that tell clusters apart, highest first. */
+function clusterThresholds({ nets }: PlacementProblem): number[] {
+  const costs = [...new Set(nets.map(({ cost }) => cost))].sort((a, b) => b - a);
+  const step = Math.max(1, costs.length / clusterLevels);
+  return Array.from(
+    { length: Math.min(clusterLevels, costs.length) },
+    (_, i) => costs[Math.floor(i * step)]!,
+  );
+}
+
+/** Moves a cluster of the bottleneck: its blocks that nets of at least a threshold connect. */
+function moveCluster(loads: Loads, thresholds: number[]): boolean {
+  const from = bottleneck(loads);
+  const { nets, netsOf, devices, memoryBytes } = loads.problem;
+  const target = loads.load[from]! * (1 - 1e-12);
+  const own = [...loads.deviceOf.keys()].filter((block) => loads.deviceOf[block] === from);
+  let least = target;
+  let best: { cluster: number[]; to: number } | undefined;
+  for (const threshold of thresholds) {
+    const seen = new Set<number>();
+    for (const seed of own) {
+      if (seen.has(seed)) continue;
+      const cluster = [seed];
+      seen.add(seed);
+      for (const block of cluster) {
+        for (const net of netsOf[block]!) {
+          if (nets[net]!.cost < threshold) continue;
+          for (const other of nets[net]!.members) {
+            if (loads.deviceOf[other] !== from || seen.has(other)) continue;
+            seen.add(other);
+            cluster.push(other);
+          }
+        }
+      }
+      if (cluster.length === 1 || cluster.length === own.length) continue;
+      for (let to = 0; to < loads.count; to++) {
+        if (to === from || cluster.some((block) => !Number.isFinite(loads.time(block, to)))) continue;
+        for (const block of cluster) loads.move(block, to);
+        const fits = to >= devices || loads.bytes[to]! <= memoryBytes;
+        const load = Math.max(loads.load[from]!, loads.load[to]!);
+        if (fits && load < least) [least, best] = [load, { cluster, to }];
+        for (const block of cluster) loads.move(block, from);
+      }
+    }
+  }
+  if (best) for (const block of best.cluster) loads.move(block, best.to);
+  return best !== undefined;
 }
 
 function bottleneck(loads: Loads): number {
