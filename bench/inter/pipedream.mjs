@@ -114,8 +114,8 @@ if (values.one !== undefined) {
     const cells = [
       setting,
       variant,
-      ours.objective.toPrecision(8),
-      peer.seconds.toPrecision(8),
+      ours.objective.toPrecision(7),
+      peer.seconds.toPrecision(7),
       ratio.toFixed(4),
     ];
     cells.push(ours.cpuSeconds.toFixed(4), ours.warmCpuSeconds.toFixed(5), peer.cpuSeconds.toFixed(2));

@@ -111,6 +111,20 @@ describe("PipeDream's published results", () => {
 });
 
 describe("memory", () => {
+  const models = ["alexnet", "vgg16", "resnet50", "gnmt"] as const;
+  const every = models.flatMap((model) =>
+    (Object.keys(settings) as PublishedRow["setting"][]).map((setting) => [model, setting] as const),
+  );
+  test.each(every)("the plan of %s on %s fits 16 GB with 1F1B", (model, setting) => {
+    const options = { ...settings[setting], memoryBytes: 16e9 };
+    const solution = solvePipedream(graphs[model], options);
+    expect(solution.status).toBe("optimal");
+    for (const stage of solution.stages) expect(stage.memoryBytes).toBeLessThanOrEqual(16e9);
+    // The evaluator counts memory on its own, and is infinite where a stage does not fit.
+    const value = evaluatePipedream(graphs[model], solution, options);
+    expect(Math.abs(value / solution.objective - 1)).toBeLessThanOrEqual(1e-9);
+  });
+
   test.each([
     ["resnet50", "A4x4"],
     ["gnmt", "B2x8"],
