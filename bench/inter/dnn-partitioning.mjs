@@ -118,10 +118,11 @@ if (values.one !== undefined) {
       }
       for (const { mode: how, load, bound, cpuSeconds, wallSeconds, proven } of theirs[name]?.[mode] ?? []) {
         const gap = proven ? "0" : bound === undefined ? "-" : ((100 * (load - bound)) / load).toFixed(4);
-        const seconds =
-          cpuSeconds === undefined
-            ? `${number(wallSeconds, 1, 8)} wall s`
-            : `${number(cpuSeconds, 2, 8)} CPU s `;
+        const used = [
+          cpuSeconds !== undefined && `${number(cpuSeconds, 2, 8)} CPU s`,
+          wallSeconds !== undefined && `${number(wallSeconds, 1, 8)} wall s`,
+        ];
+        const seconds = (used.find(Boolean) || "").padEnd(15);
         console.log(`${"".padEnd(31)} ${how.padEnd(24)} ${number(load, 6, 12)} ms ${seconds} gap ${gap} %`);
       }
     }

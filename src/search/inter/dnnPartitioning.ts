@@ -50,6 +50,10 @@ export async function solveDnnPartitioning(
   const reason = obstacle(graph, problem);
   if (reason === undefined) {
     run.raise(volumeBound(problem));
+    // One device for everything, so that there is an answer from the start wherever it fits.
+    const blocks = [...problem.blocks.keys()];
+    if (problem.devices > 0) run.offer(problem, [{ blocks, processor: false }]);
+    if (problem.processors > 0) run.offer(problem, [{ blocks, processor: true }]);
     if (options.contiguous) await solveContiguous(run);
     else await solveFree(run, placementProblem(graph, { ...options, contiguous: true }));
   }
@@ -165,8 +169,13 @@ class Run {
 async function solveContiguous(run: Run): Promise<void> {
   let problem = run.problem;
   const cut = async () => {
+    // Few orders are cut worse than this, and a low ceiling makes the cuts short.
+    const likely = 2 * run.bound + problem.acceleratorMs.reduce((most, time) => Math.max(most, time), 0);
     for (const order of linearOrders(problem)) {
-      const found = cutOrder(problem, order, run.ceiling);
+      const over = () => run.budget.over();
+      const found =
+        (likely < run.ceiling ? cutOrder(problem, order, likely, over) : undefined) ??
+        cutOrder(problem, order, run.ceiling, over);
       if (found) run.offer(problem, found.stages);
       if (run.closed || (await run.budget.breathe())) return;
     }
@@ -188,7 +197,8 @@ async function solveContiguous(run: Run): Promise<void> {
 async function solveFree(run: Run, chain: PlacementProblem): Promise<void> {
   const { problem, budget } = run;
   for (const order of linearOrders(chain)) {
-    const found = cutOrder(chain, order, run.ceiling);
+    if (await budget.breathe()) break;
+    const found = cutOrder(chain, order, run.ceiling, () => budget.over());
     if (found) run.offer(chain, found.stages);
   }
   run.raise(cutBound(problem, run.bound, () => budget.over()));
@@ -209,7 +219,7 @@ async function solveFree(run: Run, chain: PlacementProblem): Promise<void> {
   // Above the gap by more than rounding, so that what it excludes closes the gap.
   const wanted = run.objective * (1 - run.gap) * (1 + 1e-9);
   run.raise(packingBound(problem, run.bound, run.objective, wanted, () => budget.over()));
-  const reduced = reduceProblem(problem, run.ceiling, true);
+  const reduced = reduceProblem(problem, run.ceiling, true, () => budget.over());
   if (run.closed || budget.over()) return;
   await search(reduced, 300);
   run.raise(

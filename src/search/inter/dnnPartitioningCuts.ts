@@ -5,12 +5,13 @@ import type { PlacementProblem } from "./dnnPartitioningProblem.js";
 /**
  * Best cut of one order of the blocks into stages, at most one a device, by dynamic programming:
  * best(j, k, p) = min over i of max(best(i, without the last device), load of blocks i to j). Undefined where
- * no cut loads every device with less than `ceiling`.
+ * no cut loads every device with less than `ceiling`, and where `over` ends the work.
  */
 export function cutOrder(
   problem: PlacementProblem,
   order: number[],
   ceiling: number,
+  over: () => boolean = () => false,
 ): { load: number; stages: Placed[] } | undefined {
   const { devices, processors, nets, netsOf, acceleratorMs, processorMs, bytes, memoryBytes } = problem;
   const size = order.length;
@@ -28,6 +29,7 @@ export function cutOrder(
     origin[target] = known;
   };
   for (let start = 0; start < size; start++) {
+    if (over()) return undefined;
     const open = best.subarray(start * width, (start + 1) * width).some((value) => value < ceiling);
     let [time, host, cut, loose, held] = [0, 0, 0, 0, 0];
     for (let end = start; end < size && open; end++) {

@@ -1,5 +1,5 @@
 import { MpoptError } from "../../contracts/index.js";
-import type { LayeredGraph } from "../../models/layered.js";
+import type { LayeredEdge, LayeredGraph } from "../../models/layered.js";
 import type { PlacementLimits } from "./dnnPartitioningProblem.js";
 import type { InterSolution } from "./solution.js";
 
@@ -68,8 +68,10 @@ export function evaluateDnnPartitioning(
     if (!accelerated) invalid(`a processor for node ${id}`, `accelerator ${device}`);
     add(device, (variants[0]!.forwardSeconds + variants[0]!.backwardSeconds) * 1000);
   }
+  const outgoing = nodes.map((): LayeredEdge[] => []);
+  for (const edge of edges) outgoing[edge.from]!.push(edge);
   for (const [producer, node] of nodes.entries()) {
-    const own = edges.filter((edge) => edge.from === producer);
+    const own = outgoing[producer]!;
     const home = deviceOf.get(producer)!;
     const readers = new Set(own.map((edge) => deviceOf.get(edge.to)!));
     readers.delete(home);

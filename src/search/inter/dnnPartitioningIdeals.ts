@@ -207,15 +207,18 @@ class Search {
     };
     this.#table.edit(origin);
     this.#time = this.#cut = this.#open = this.#stageBytes = 0;
-    const ready = this.#list(0);
+    const ready = this.#list(0, this.#size);
     let count = 0;
     for (let at = 0; at < this.#size; at++)
       if (!this.#held[at] && this.#missing[at] === 0) ready[count++] = at;
     return this.#grow(0, count);
   }
 
-  #list(depth: number): Int32Array {
-    this.#ready[depth] ??= new Int32Array(this.#size);
+  /** The list of a depth, with room for so many blocks. */
+  #list(depth: number, room: number): Int32Array {
+    const known = this.#ready[depth];
+    if (known && known.length >= room) return known;
+    this.#ready[depth] = new Int32Array(2 * room);
     return this.#ready[depth];
   }
 
@@ -274,7 +277,7 @@ class Search {
   /** Writes the blocks that may come after the i-th ready one; their number. */
   #step(depth: number, i: number, count: number): number {
     const ready = this.#ready[depth]!;
-    const target = this.#list(depth + 1);
+    const target = this.#list(depth + 1, count + this.#after[ready[i]!]!.length);
     let from = i + 1;
     let length = 0;
     for (const after of this.#after[ready[i]!]!) {

@@ -23,6 +23,7 @@ export async function localSearch(
 ): Promise<void> {
   const random = randomOf(1);
   const thresholds = clusterThresholds(problem);
+  const over = () => budget.over();
   let best: Int32Array | undefined;
   let least = Number.POSITIVE_INFINITY;
   const offer = (deviceOf: Int32Array, load: number) => {
@@ -33,14 +34,14 @@ export async function localSearch(
   };
   for (const start of starts) {
     const loads = new Loads(problem, start);
-    descend(loads, thresholds);
+    descend(loads, thresholds, over);
     offer(loads.deviceOf, loads.objective());
     if ((await budget.breathe()) || enough(least)) return;
   }
   for (const groups of hierarchy(problem)) {
     const coarse = mergeBlocks(problem, groups);
     const loads = new Loads(coarse, largestFirst(coarse));
-    descend(loads, clusterThresholds(coarse));
+    descend(loads, clusterThresholds(coarse), over);
     const home = new Map(
       coarse.blocks.flatMap((nodes, block) => nodes.map((node) => [node, block] as const)),
     );
@@ -48,7 +49,7 @@ export async function localSearch(
       problem,
       problem.blocks.map((nodes) => loads.deviceOf[home.get(nodes[0]!)!]!),
     );
-    descend(fine, thresholds);
+    descend(fine, thresholds, over);
     offer(fine.deviceOf, fine.objective());
     if ((await budget.breathe()) || enough(least)) return;
   }
@@ -60,7 +61,7 @@ export async function localSearch(
       const device = random(loads.count);
       if (Number.isFinite(loads.withBlock(block, device))) loads.move(block, device);
     }
-    descend(loads, thresholds);
+    descend(loads, thresholds, over);
     offer(loads.deviceOf, loads.objective());
     if ((await budget.breathe()) || enough(least)) return;
   }
@@ -70,8 +71,8 @@ export async function localSearch(
  * Moves of the bottleneck's blocks, alone or with those that costly nets tie to them, and swaps, as long as
  * they lower the larger of the two loads they change.
  */
-function descend(loads: Loads, thresholds: number[]): void {
-  while (moveOne(loads) || moveCluster(loads, thresholds) || swapTwo(loads));
+function descend(loads: Loads, thresholds: number[], over: () => boolean): void {
+  while (!over() && (moveOne(loads) || moveCluster(loads, thresholds) || swapTwo(loads)));
 }
 
 /** Costs of nets that tell clusters apart, highest first. */

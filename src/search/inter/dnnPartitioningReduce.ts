@@ -7,18 +7,23 @@ const maximumPairs = 4000;
 /**
  * Merges blocks that share a device in some best placement, as long as one has a maximum load below
  * `ceiling`; what is left has a placement below the ceiling exactly where the problem has one, with the same
- * best load. Repeats until nothing merges.
+ * best load. Repeats until nothing merges or `over` ends the work; `probe` adds what minimum cuts tell.
  */
-export function reduceProblem(problem: PlacementProblem, ceiling: number, probe: boolean): PlacementProblem {
+export function reduceProblem(
+  problem: PlacementProblem,
+  ceiling: number,
+  probe: boolean,
+  over: () => boolean = () => false,
+): PlacementProblem {
   let reduced = problem;
   for (;;) {
     const before = reduced.blocks.length;
     reduced = pass(reduced, (groups) => joinHeavyNets(reduced, ceiling, groups));
     reduced = pass(reduced, (groups) => joinDominated(reduced, ceiling, groups));
     if (reduced.blocks.length === before && probe) {
-      reduced = pass(reduced, (groups) => joinInseparable(reduced, ceiling, groups));
+      reduced = pass(reduced, (groups) => joinInseparable(reduced, ceiling, groups, over));
     }
-    if (reduced.blocks.length === before) return reduced;
+    if (reduced.blocks.length === before || over()) return reduced;
   }
 }
 
@@ -115,7 +120,12 @@ function mayFollow({ before, after }: PlacementProblem, block: number, other: nu
 }
 
 /** Two blocks of a net are inseparable where every set that holds one without the other loads too much. */
-function joinInseparable(problem: PlacementProblem, ceiling: number, groups: Groups): void {
+function joinInseparable(
+  problem: PlacementProblem,
+  ceiling: number,
+  groups: Groups,
+  over: () => boolean,
+): void {
   const { nets, processorMs, processors } = problem;
   const needsAccelerator = (block: number) => processors === 0 || processorMs[block]! >= ceiling;
   let pairs = 0;
@@ -124,7 +134,7 @@ function joinInseparable(problem: PlacementProblem, ceiling: number, groups: Gro
       for (let j = i + 1; j < members.length; j++) {
         const [a, b] = [members[i]!, members[j]!];
         if (groups.find(a) === groups.find(b)) continue;
-        if (++pairs > maximumPairs) return;
+        if (++pairs > maximumPairs || over()) return;
         if (
           (needsAccelerator(a) && separationCost(problem, a, b) >= ceiling) ||
           (needsAccelerator(b) && separationCost(problem, b, a) >= ceiling)
