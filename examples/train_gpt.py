@@ -311,3 +311,7 @@ if __name__ == "__main__":
         main()
     except PlanError as error:
         sys.exit(f"train_gpt.py: {error}")
+    # Threads of the communication library may outlive it on the way out and abort a run that has ended well.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
