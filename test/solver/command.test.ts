@@ -47,7 +47,9 @@ test("prints text for a person", async () => {
 
 test("an unknown format lists what exists, exit 2", async () => {
   await run(example, "--format", "metis");
-  expect(err).toContain('Expected one of iopddl, pipedream, dnn-partitioning, piper for --format but found "metis".');
+  expect(err).toContain(
+    'Expected one of iopddl, pipedream, dnn-partitioning, piper for --format but found "metis".',
+  );
   expect(process.exitCode).toBe(2);
 });
 
