@@ -69,6 +69,129 @@ export function ringSeconds(
   return 2 * (count - 1) * (link.latency + bytes / count / link.bandwidth);
 }
 
+/** Extremes over any run of a line, in constant time: for each power of two, those of the runs of that length. */
+class Extremes {
+  readonly #rows: Float64Array[];
+  readonly #pick: (a: number, b: number) => number;
+
+  constructor(values: Float64Array, pick: (a: number, b: number) => number) {
+    this.#pick = pick;
+    this.#rows = [values];
+    for (let length = 2; length <= values.length; length *= 2) {
+      const shorter = this.#rows.at(-1)!;
+      const half = length / 2;
+      this.#rows.push(
+        Float64Array.from({ length: values.length - length + 1 }, (_, i) =>
+          pick(shorter[i]!, shorter[i + half]!),
+        ),
+      );
+    }
+  }
+
+  /** Over the places from `start` up to, not including, `end`. */
+  over(start: number, end: number): number {
+    const level = 31 - Math.clz32(end - start);
+    const row = this.#rows[level]!;
+    return this.#pick(row[start]!, row[end - (1 << level)]!);
+  }
+}
+
+/** A run of devices as one stage sees it. */
+export interface DeviceRun {
+  slowdown: number;
+  memoryBytes: number;
+  link: { latency: number; bandwidth: number };
+}
+
+/** Runs of devices of one machine, each in constant time whatever its width and whatever the machine. */
+export class DeviceRuns {
+  /** Devices after which the machine repeats itself; as many as it has where it does not. */
+  readonly period: number;
+  readonly #machine: Machine;
+  readonly #slowdown: Extremes | number;
+  readonly #memoryBytes: Extremes | number;
+  /** By stride: where each residue's links start, and the links between devices a stride apart. */
+  readonly #rings = new Map<number, { starts: Int32Array; latency: Extremes; bandwidth: Extremes }>();
+
+  constructor(machine: Machine) {
+    this.#machine = machine;
+    const of = (values: Float64Array, pick: (a: number, b: number) => number) =>
+      values.every((value) => value === values[0]) ? values[0]! : new Extremes(values, pick);
+    this.#slowdown = of(machine.slowdown, Math.max);
+    this.#memoryBytes = of(machine.memoryBytes, Math.min);
+    this.period =
+      typeof this.#slowdown === "number" && typeof this.#memoryBytes === "number"
+        ? periodOf(machine)
+        : machine.devices;
+  }
+
+  /** `replicas` x `tensor` devices from `first`. */
+  run(first: number, replicas: number, tensor: number): DeviceRun {
+    const end = first + replicas * tensor;
+    const slow = this.#slowdown;
+    const memory = this.#memoryBytes;
+    return {
+      slowdown: typeof slow === "number" ? slow : slow.over(first, end),
+      memoryBytes: typeof memory === "number" ? memory : memory.over(first, end),
+      link: this.#ring(first, replicas, tensor),
+    };
+  }
+
+  #ring(first: number, replicas: number, tensor: number): { latency: number; bandwidth: number } {
+    if (replicas === 1) return noLink;
+    const { starts, latency, bandwidth } = this.#links(tensor);
+    const at = starts[first % tensor]! + Math.floor(first / tensor);
+    const end = at + replicas - 1;
+    const back = linkBetween(this.#machine, first + (replicas - 1) * tensor, first);
+    return {
+      latency: Math.max(latency.over(at, end), back.latency),
+      bandwidth: Math.min(bandwidth.over(at, end), back.bandwidth),
+    };
+  }
+
+  #links(stride: number) {
+    let known = this.#rings.get(stride);
+    if (!known) {
+      const { devices } = this.#machine;
+      const starts = new Int32Array(stride);
+      const latency: number[] = [];
+      const bandwidth: number[] = [];
+      for (let residue = 0; residue < stride; residue++) {
+        starts[residue] = latency.length;
+        for (let a = residue; a + stride < devices; a += stride) {
+          const link = linkBetween(this.#machine, a, a + stride);
+          latency.push(link.latency);
+          bandwidth.push(link.bandwidth);
+        }
+      }
+      known = {
+        starts,
+        latency: new Extremes(Float64Array.from(latency), Math.max),
+        bandwidth: new Extremes(Float64Array.from(bandwidth), Math.min),
+      };
+      this.#rings.set(stride, known);
+    }
+    return known;
+  }
+}
+
+const noLink = { latency: 0, bandwidth: Number.POSITIVE_INFINITY };
+
+/** The group size of the outermost level whose groups are equal in size, and at all levels equal in links. */
+function periodOf({ devices, levels }: Machine): number {
+  const equal = (list: number[]) => list.every((value) => value === list[0]);
+  let period = 1;
+  for (const { groupOf, latencySeconds, bytesPerSecond } of levels) {
+    let size = groupOf.findIndex((group) => group !== groupOf[0]);
+    if (size < 0) size = devices;
+    const even = groupOf.every((group, device) => group === Math.floor(device / size));
+    if (!even || !equal(latencySeconds) || !equal(bytesPerSecond) || size % period !== 0) return devices;
+    if (size === devices) return period;
+    period = size;
+  }
+  return devices;
+}
+
 /** A machine of equal hosts, with the cluster's links between neighbours. */
 export function machineOf(cluster: Cluster, memoryFraction: number): Machine {
   const devices = cluster.devices.reduce((sum, each) => sum + each.count, 0);

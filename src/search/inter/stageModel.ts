@@ -1,6 +1,6 @@
 import type { LayeredGraph, LayeredVariant } from "../../models/layered.js";
-import { type Cuts, holds, type Poset } from "./linearise.js";
-import { type Machine, ringLink, ringSeconds, sendSeconds } from "./machine.js";
+import { type Cuts, holds, nodesOf, type Poset } from "./linearise.js";
+import { DeviceRuns, type Machine, ringSeconds, sendSeconds } from "./machine.js";
 
 /**
  * mpopt's own cost model of inter-operator plans. Stage s holds the nodes between two nested cuts and a run of
@@ -37,13 +37,6 @@ export interface StageCost {
   limitBytes: number;
 }
 
-/** A run of devices as one stage sees it. */
-interface DeviceRun {
-  slowdown: number;
-  memoryBytes: number;
-  link: { latency: number; bandwidth: number };
-}
-
 /** How one stage is run. */
 export interface StageShape {
   tensor: number;
@@ -51,8 +44,18 @@ export interface StageShape {
   recompute: boolean;
 }
 
-const figures = ["forward", "backward", "parameters", "activations", "fixed", "missing"] as const;
-type Figure = (typeof figures)[number];
+/** Sums over every cut of what one tensor-parallel degree costs, recomputed or not. */
+export interface StageVariant {
+  tensor: number;
+  recompute: boolean;
+  forward: Float64Array;
+  backward: Float64Array;
+  parameters: Float64Array;
+  activations: Float64Array;
+  fixed: Float64Array;
+  /** Nodes without this variant. */
+  missing: Float64Array;
+}
 
 /**
  * Sums of every figure over every cut, so that any stage costs a few subtractions. Cut 0 is the empty one, the
@@ -68,21 +71,21 @@ export class StageModel {
   readonly tensors: number[];
   readonly recomputes: boolean[];
   readonly options: InterModelOptions;
-  readonly #runs = new Map<number, DeviceRun>();
+  /** Whether every smaller cut is part of every larger one. */
+  readonly chain: boolean;
+  readonly runs: DeviceRuns;
+  readonly variants: readonly StageVariant[];
   readonly #leastSeconds: Float64Array;
   readonly #leastDeviceSeconds: Float64Array;
-  readonly #sums = new Map<string, Record<Figure, Float64Array>>();
 
   constructor(graph: LayeredGraph, poset: Poset, found: Cuts, options: InterModelOptions) {
     this.options = options;
     this.words = poset.words;
-    const places = Array.from({ length: found.count }, (_, i) => i);
-    const sizeOf = (i: number) => {
-      let size = 0;
-      for (let node = 0; node < poset.count; node++) if (holds(found.bits, i * poset.words, node)) size++;
-      return size;
-    };
-    const sized = places.map((i) => ({ i, size: sizeOf(i) })).sort((a, b) => a.size - b.size || a.i - b.i);
+    this.runs = new DeviceRuns(options.machine);
+    const sized = Array.from({ length: found.count }, (_, i) => {
+      const at = i * poset.words;
+      return { i, size: nodesOf(found.bits, at, poset.words).length };
+    }).sort((a, b) => a.size - b.size || a.i - b.i);
     this.cuts = found.count + 1;
     this.bits = new Uint32Array(this.cuts * this.words);
     this.sizes = new Int32Array(this.cuts);
@@ -97,9 +100,10 @@ export class StageModel {
       .sort((a, b) => a - b);
     const recomputed = graph.nodes.some((node) => node.variants.some((variant) => variant.recompute));
     this.recomputes = recomputed && options.recompute !== false ? [false, true] : [false];
-    for (const tensor of this.tensors) {
-      for (const recompute of this.recomputes) this.#prepare(graph, tensor, recompute);
-    }
+    this.chain = this.sizes.every((_, cut) => cut === 0 || this.nested(cut - 1, cut));
+    this.variants = this.tensors.flatMap((tensor) =>
+      this.recomputes.map((recompute) => this.#prepare(graph, tensor, recompute)),
+    );
     const fastest = Math.min(...options.machine.slowdown);
     const least = (weight: (tensor: number) => number) => (node: number) =>
       Math.min(
@@ -107,19 +111,15 @@ export class StageModel {
           (variant) => fastest * weight(variant.tensor) * (variant.forwardSeconds + variant.backwardSeconds),
         ),
       );
-    this.#leastSeconds = this.#sumOver(
-      least(() => 1),
-      poset.count,
-    );
-    this.#leastDeviceSeconds = this.#sumOver(
-      least((tensor) => tensor),
-      poset.count,
-    );
+    const nodes = graph.nodes.map((_, node) => node);
+    this.#leastSeconds = this.#sumOver(nodes.map(least(() => 1)));
+    this.#leastDeviceSeconds = this.#sumOver(nodes.map(least((tensor) => tensor)));
   }
 
   /** Whether cut `inner` is a proper part of cut `outer`. */
   nested(inner: number, outer: number): boolean {
     if (this.sizes[inner]! >= this.sizes[outer]!) return false;
+    if (this.chain) return true;
     for (let w = 0; w < this.words; w++) {
       if (this.bits[inner * this.words + w]! & ~this.bits[outer * this.words + w]!) return false;
     }
@@ -131,47 +131,28 @@ export class StageModel {
    * undefined where some node lacks the variant.
    */
   cost(from: number, to: number, first: number, shape: StageShape, later: number): StageCost | undefined {
-    const sums = this.#sums.get(`${shape.tensor}/${shape.recompute}`);
-    if (!sums) return undefined;
-    const range = (figure: Figure) => sums[figure][to]! - sums[figure][from]!;
-    if (range("missing") > 0) return undefined;
+    const sums =
+      this.variants[this.tensors.indexOf(shape.tensor) * this.recomputes.length + (shape.recompute ? 1 : 0)];
+    if (!sums || sums.missing[to]! > sums.missing[from]!) return undefined;
     const { machine, microBatches, overlap = 0 } = this.options;
     const { replicas, tensor } = shape;
-    const { slowdown, link, memoryBytes } = this.run(first, shape);
+    const { slowdown, link, memoryBytes } = this.runs.run(first, replicas, tensor);
     const width = replicas * tensor;
-    const backward = slowdown * range("backward");
-    let latencySeconds = slowdown * range("forward") + backward;
+    const backward = slowdown * (sums.backward[to]! - sums.backward[from]!);
+    let latencySeconds = slowdown * (sums.forward[to]! - sums.forward[from]!) + backward;
     if (to < this.cuts - 1) {
       latencySeconds += sendSeconds(machine, this.liveBytes[to]!, first + width - 1, first + width);
     }
     if (from > 0) latencySeconds += sendSeconds(machine, this.liveBytes[from]!, first, first - 1);
-    const ring = ringSeconds(range("parameters"), replicas, link);
+    const ring = ringSeconds(sums.parameters[to]! - sums.parameters[from]!, replicas, link);
     const inFlight = Math.min(Math.ceil(microBatches / replicas), Math.ceil((later + replicas) / replicas));
     return {
       latencySeconds,
       syncSeconds: Math.max(0, ring - overlap * backward),
-      memoryBytes: range("fixed") + inFlight * range("activations"),
+      memoryBytes:
+        sums.fixed[to]! - sums.fixed[from]! + inFlight * (sums.activations[to]! - sums.activations[from]!),
       limitBytes: memoryBytes,
     };
-  }
-
-  /** What a stage of this shape finds on the devices from `first`; asked again for every pair of cuts. */
-  run(first: number, { replicas, tensor }: StageShape): DeviceRun {
-    const { devices, slowdown, memoryBytes } = this.options.machine;
-    const key = (first * (devices + 1) + replicas) * (devices + 1) + tensor;
-    let known = this.#runs.get(key);
-    if (!known) {
-      const width = replicas * tensor;
-      known = {
-        slowdown: slowdown.subarray(first, first + width).reduce((most, each) => Math.max(most, each)),
-        memoryBytes: memoryBytes
-          .subarray(first, first + width)
-          .reduce((least, each) => Math.min(least, each)),
-        link: ringLink(this.options.machine, first, replicas, tensor),
-      };
-      this.#runs.set(key, known);
-    }
-    return known;
   }
 
   /** Sums over the nodes of a cut that no plan goes below: seconds, and seconds x devices. */
@@ -179,18 +160,22 @@ export class StageModel {
     return { seconds: this.#leastSeconds[cut]!, deviceSeconds: this.#leastDeviceSeconds[cut]! };
   }
 
-  #sumOver(value: (node: number) => number, nodes: number): Float64Array {
-    const values = Float64Array.from({ length: nodes }, (_, node) => value(node));
+  #sumOver(values: readonly number[]): Float64Array {
     const sums = new Float64Array(this.cuts);
     for (let cut = 0; cut < this.cuts; cut++) {
-      for (let node = 0; node < nodes; node++) {
-        if (holds(this.bits, cut * this.words, node)) sums[cut]! += values[node]!;
+      const at = cut * this.words;
+      let sum = 0;
+      for (let w = 0; w < this.words; w++) {
+        for (let rest = this.bits[at + w]!; rest !== 0; rest &= rest - 1) {
+          sum += values[w * 32 + 31 - Math.clz32(rest & -rest)]!;
+        }
       }
+      sums[cut] = sum;
     }
     return sums;
   }
 
-  #prepare(graph: LayeredGraph, tensor: number, recompute: boolean): void {
+  #prepare(graph: LayeredGraph, tensor: number, recompute: boolean): StageVariant {
     const variants = graph.nodes.map((node) => {
       const ofDegree = node.variants.filter((variant) => variant.tensor === tensor);
       // A layer that has nothing to recompute runs as it is in a recomputed stage.
@@ -199,15 +184,17 @@ export class StageModel {
       );
     });
     const sum = (figure: (variant: LayeredVariant) => number) =>
-      this.#sumOver((node) => (variants[node] ? figure(variants[node]) : 0), variants.length);
-    this.#sums.set(`${tensor}/${recompute}`, {
+      this.#sumOver(variants.map((variant) => (variant ? figure(variant) : 0)));
+    return {
+      tensor,
+      recompute,
       forward: sum((variant) => variant.forwardSeconds),
       backward: sum((variant) => variant.backwardSeconds),
       parameters: sum((variant) => variant.parameterBytes),
       activations: sum((variant) => variant.activationBytes),
       fixed: sum((variant) => variant.fixedBytes),
-      missing: this.#sumOver((node) => (variants[node] ? 0 : 1), variants.length),
-    });
+      missing: this.#sumOver(variants.map((variant) => (variant ? 0 : 1))),
+    };
   }
 
   #live(graph: LayeredGraph, poset: Poset): Float64Array {

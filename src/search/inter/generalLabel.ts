@@ -1,0 +1,77 @@
+import { nodesOf } from "./linearise.js";
+import type { InterStage } from "./solution.js";
+import type { StageCost, StageModel, StageShape } from "./stageModel.js";
+
+/** A partial plan: the stages from a cut to the end, on the devices from a place in the line. */
+export interface Label {
+  replicas: number;
+  /** Sum of L. */
+  sum: number;
+  /** `step`: max (ceil(m / d) - 1) L; `steady`: max L / d + G / m. */
+  worst: number;
+  /** max G; 0 for `steady`, where it is part of `worst`. */
+  sync: number;
+  /** First device of the first stage; for an empty plan, the device after the last one in use. */
+  device: number;
+  stage?: { cut: number; shape: StageShape; seconds: number; memoryBytes: number };
+  next?: Label;
+}
+
+export function emptyLabel(device: number): Label {
+  return { replicas: 0, sum: 0, worst: 0, sync: 0, device };
+}
+
+/** Objective of a whole plan. */
+export function objectiveOf(label: Label, steady: boolean): number {
+  return steady ? label.worst : label.sum + label.worst + label.sync;
+}
+
+/** A stage before the others. */
+export function grow(
+  model: StageModel,
+  label: Label,
+  from: number,
+  first: number,
+  shape: StageShape,
+  cost: StageCost,
+): Label {
+  const { microBatches, objective } = model.options;
+  const steady = objective === "steady";
+  const { latencySeconds, syncSeconds, memoryBytes } = cost;
+  const own = steady
+    ? latencySeconds / shape.replicas + syncSeconds / microBatches
+    : (Math.ceil(microBatches / shape.replicas) - 1) * latencySeconds;
+  return {
+    replicas: label.replicas + shape.replicas,
+    sum: label.sum + latencySeconds,
+    worst: Math.max(label.worst, own),
+    sync: steady ? 0 : Math.max(label.sync, syncSeconds),
+    device: first,
+    stage: { cut: from, shape, seconds: latencySeconds, memoryBytes },
+    next: label,
+  };
+}
+
+export function stagesOf(model: StageModel, label: Label): InterStage[] {
+  const stages: InterStage[] = [];
+  let from = 0;
+  for (let each: Label | undefined = label; each?.stage; each = each.next) {
+    const { shape, seconds, memoryBytes } = each.stage;
+    const { device } = each;
+    const to = each.next?.stage ? each.next.stage.cut : model.cuts - 1;
+    const inside = new Set(nodesOf(model.bits, from * model.words, model.words));
+    const nodes = nodesOf(model.bits, to * model.words, model.words).filter((node) => !inside.has(node));
+    const width = shape.replicas * shape.tensor;
+    stages.push({
+      nodes,
+      replicas: shape.replicas,
+      tensor: shape.tensor,
+      recomputed: shape.recompute ? nodes : [],
+      devices: Array.from({ length: width }, (_, i) => device + i),
+      seconds,
+      memoryBytes,
+    });
+    from = to;
+  }
+  return stages;
+}
