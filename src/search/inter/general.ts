@@ -4,7 +4,7 @@ import { Relaxation } from "./generalBound.js";
 import { WorkBudget } from "./generalBudget.js";
 import { type Completion, LabelSearch } from "./generalExact.js";
 import { stagesOf } from "./generalLabel.js";
-import { allCuts, narrowCuts, posetOf } from "./linearise.js";
+import { allCuts, type Cuts, linearOrders, narrowCuts, type Poset, posetOf } from "./linearise.js";
 import type { InterSolution } from "./solution.js";
 import { type InterModelOptions, StageModel } from "./stageModel.js";
 
@@ -36,7 +36,7 @@ export function solveInter(graph: LayeredGraph, options: InterOptions): InterSol
   const every = allCuts(poset, cutLimit);
   const bytes = new Float64Array(graph.nodes.length);
   for (const edge of graph.edges) bytes[edge.from] = Math.max(bytes[edge.from]!, edge.bytes);
-  const model = new StageModel(graph, poset, every ?? narrowCuts(poset, bytes, cutLimit), options);
+  const model = new StageModel(graph, poset, every ?? someCuts(poset, bytes, cutLimit), options);
   const restriction = every
     ? "contiguous stages on runs of neighbouring devices"
     : `contiguous stages between ${model.cuts - 1} of the graph's cuts, on runs of neighbouring devices`;
@@ -78,6 +78,32 @@ export function solveInter(graph: LayeredGraph, options: InterOptions): InterSol
     gap: objective > 0 ? (objective - bound) / objective : 0,
     stages: stagesOf(model, best),
   };
+}
+
+/** Cuts of a graph that has more than `limit`: of several orders, or of the best one where those are too many. */
+function someCuts(poset: Poset, bytes: Float64Array, limit: number): Cuts {
+  const orders = linearOrders(poset, bytes);
+  if (orders.length * poset.count <= limit) return narrowCuts(poset, bytes, limit);
+  const all = orders.map((order) => {
+    const done = new Uint8Array(poset.count);
+    const bits = new Uint32Array(poset.count * poset.words);
+    let live = 0;
+    let sum = 0;
+    order.forEach((node, place) => {
+      const at = place * poset.words;
+      if (place > 0) bits.copyWithin(at, at - poset.words, at);
+      bits[at + (node >>> 5)]! |= 1 << (node & 31);
+      done[node] = 1;
+      if (poset.after[node]!.length > 0) live += bytes[node]!;
+      for (const from of poset.before[node]!) {
+        if (poset.after[from]!.every((next) => done[next] === 1)) live -= bytes[from]!;
+      }
+      sum += live;
+    });
+    return { bits, sum };
+  });
+  const best = all.reduce((least, each) => (each.sum < least.sum ? each : least));
+  return { count: poset.count, bits: best.bits };
 }
 
 /** Cuts x devices beyond which the search over all partial plans does not end in seconds. */

@@ -65,7 +65,7 @@ export class Approximate {
   }
 
   /** Largest limit known to be too small and smallest one that is not, close together. */
-  #threshold(least: number, guess: number): [number, number] {
+  #threshold(least: number, guess: number, tolerance: number): [number, number] {
     if (this.#fits(this.#limitsOf(least))) return [least, least];
     let low = least;
     let high = guess;
@@ -74,11 +74,11 @@ export class Approximate {
       high *= 2;
     }
     // From zero, the scale has to be found first.
-    for (let turn = 0; turn < 60 && low === 0; turn++) {
+    for (let turn = 0; turn < (this.#steady ? 60 : 6) && low === 0; turn++) {
       if (this.#fits(this.#limitsOf(high / 4))) high /= 4;
       else low = high / 4;
     }
-    while (high - low > this.#tolerance * high && !this.#budget.spent) {
+    while (high - low > tolerance * high && !this.#budget.spent) {
       const middle = low > 0 ? Math.sqrt(low * high) : high / 2;
       if (middle <= low || middle >= high) break;
       if (this.#fits(this.#limitsOf(middle))) high = middle;
@@ -115,7 +115,11 @@ export class Approximate {
         continue;
       }
       let high = Math.min(limit, this.#steady ? this.#value : limit);
-      for (let turn = 0; turn < 4 && high > failed * (1 + smallGap) && !this.#budget.spent; turn++) {
+      for (
+        let turn = 0;
+        this.#steady && turn < 4 && high > failed * (1 + smallGap) && !this.#budget.spent;
+        turn++
+      ) {
         const middle = (failed + high) / 2;
         if (attempt(middle)) high = this.#steady ? Math.min(middle, this.#value) : middle;
         else failed = middle;
@@ -127,7 +131,7 @@ export class Approximate {
   #runSteady(): number {
     const { deviceSeconds } = this.#model.least(this.#model.cuts - 1);
     const least = deviceSeconds / Math.min(...this.#model.options.machine.slowdown) / this.#relaxation.total;
-    const [low, high] = this.#threshold(least, least > 0 ? least * 1.1 : 1);
+    const [low, high] = this.#threshold(least, least > 0 ? least * 1.1 : 1, this.#tolerance);
     const attempt = (limit: number) => {
       const limits = { steady: limit };
       return this.#beam(limits, this.#relaxation.later(limits), undefined, 0);
@@ -142,7 +146,7 @@ export class Approximate {
     const spread = deviceSeconds / this.#model.options.machine.devices;
     const { microBatches } = this.#model.options;
     const scale = microBatches * spread;
-    const [low, high] = this.#threshold(0, scale > 0 ? scale : 1);
+    const [low, high] = this.#threshold(0, scale > 0 ? scale : 1, 0.005);
     let price = seconds / this.#relaxation.total;
     const attempt = (limit: number) => {
       const box = this.#price(new Box(0, limit, 0, Number.POSITIVE_INFINITY, price));
@@ -231,8 +235,8 @@ export class Approximate {
     let left = dual(0);
     if (left.value === Number.POSITIVE_INFINITY || left.slope <= 0) return box;
     let right: typeof left | undefined;
-    let next = start;
-    for (let turn = 0; turn < 6; turn++) {
+    let next = start > 0 ? start : Math.max(left.value, Number.MIN_VALUE) / total;
+    for (let turn = 0; turn < 5; turn++) {
       const found = dual(next);
       if (found.slope > 0) left = found;
       else right = found;
@@ -242,7 +246,7 @@ export class Approximate {
           (left.value - left.slope * left.price - right.value + right.slope * right.price) /
           (right.slope - left.slope);
         const promise = left.value + left.slope * (next - left.price);
-        if (promise - Math.max(left.value, right.value) < 1e-5 * this.#scale(promise)) break;
+        if (promise - Math.max(left.value, right.value) < 1e-4 * this.#scale(promise)) break;
       } else next *= 4;
       if (this.#budget.spent) break;
     }
