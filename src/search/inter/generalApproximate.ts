@@ -12,9 +12,12 @@ export interface Approximation {
 }
 
 /** Shares above the least limit at which a plan may exist that are tried one after the other. */
+const looserStep = [0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10, 100, 1e4];
 const looser = [0, 5e-4, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10, 100, 1e4];
 /** Gap below which no more work goes into the relaxation. */
 const smallGap = 2e-4;
+/** Divisions before which a plan is searched in the box. */
+const beamTurns = new Set([1, 4, 9, 16, 25, 36, 49]);
 /** Boxes that are divided at most. */
 const mostTurns = 60;
 
@@ -39,7 +42,7 @@ export class Approximate {
     this.#budget = budget;
     this.#steady = model.options.objective === "steady";
     const pass = Math.max(1, (model.cuts * model.cuts * model.variants.length) / 2);
-    this.#width = Math.max(1, Math.min(16, Math.floor(budget.limit / pass / 24)));
+    this.#width = Math.max(this.#steady ? 1 : 4, Math.min(16, Math.floor(budget.limit / pass / 24)));
     this.#tolerance = budget.limit / pass > 200 ? 1e-5 : 2e-4;
   }
 
@@ -87,8 +90,7 @@ export class Approximate {
     return [low, high];
   }
 
-  #beam(limits: StageLimits, later: Float64Array, sums: Potentials | undefined, price: number): boolean {
-    const need = this.#need(limits, later).cost;
+  #beam(limits: StageLimits, need: Float64Array, sums: Potentials | undefined, price: number): boolean {
     const below = this.#value;
     const found = beamSearch(this.#model, this.#relaxation, this.#budget, {
       limits,
@@ -107,7 +109,7 @@ export class Approximate {
   /** Plans at limits from `start` upwards until there is one, then between the last two limits. */
   #climb(start: number, attempt: (limit: number) => boolean): void {
     let failed = start;
-    for (const share of looser) {
+    for (const share of this.#steady ? looser : looserStep) {
       // The first attempts have to end in a plan, whatever the budget.
       const limit = start * (1 + share);
       if (!attempt(limit)) {
@@ -134,7 +136,8 @@ export class Approximate {
     const [low, high] = this.#threshold(least, least > 0 ? least * 1.1 : 1, this.#tolerance);
     const attempt = (limit: number) => {
       const limits = { steady: limit };
-      return this.#beam(limits, this.#relaxation.later(limits), undefined, 0);
+      const need = this.#need(limits, this.#relaxation.later(limits)).cost;
+      return this.#beam(limits, need, undefined, 0);
     };
     this.#climb(high, attempt);
     if (!this.#label) attempt(Number.POSITIVE_INFINITY);
@@ -151,7 +154,7 @@ export class Approximate {
     const attempt = (limit: number) => {
       const box = this.#price(new Box(0, limit, 0, Number.POSITIVE_INFINITY, price));
       price = box.price;
-      return this.#beam(box.limits, box.later!, box.sums, price);
+      return this.#beam(box.limits, box.need!, box.sums, price);
     };
     this.#climb(high, attempt);
     if (!this.#label) attempt(Number.POSITIVE_INFINITY);
@@ -181,6 +184,8 @@ export class Approximate {
         return Math.min(closed, box.bound);
       }
       open.splice(at, 1);
+      // Beams cost more than bounds: one now and then, where the bound says that the best plan may be.
+      if (beamTurns.has(turn)) this.#beam(box.limits, box.need!, box.sums, box.price);
       // What is left of the best value once the rest is paid is all that repetition and synchronisation can be.
       const rest = box.bound - box.repeat[0] - box.sync[0];
       const mostRepeat = Math.min(box.repeat[1], this.#value - rest - box.sync[0]);
@@ -206,9 +211,6 @@ export class Approximate {
         const part = this.#price(new Box(fromRepeat, toRepeat, fromSync, toSync, box.price));
         part.bound = Math.max(part.bound, box.bound);
         if (part.bound >= this.#value) continue;
-        this.#beam(part.limits, part.later!, part.sums, part.price);
-        part.sums = undefined;
-        part.later = undefined;
         open.push(part);
       }
     }
@@ -218,10 +220,11 @@ export class Approximate {
   /** Bounds a box by the best price of devices found in a few steps: the dual of a concave function. */
   #price(box: Box): Box {
     const { total } = this.#relaxation;
-    box.later = this.#relaxation.later(box.limits);
+    this.#relaxation.collect(box.limits, this.#relaxation.later(box.limits));
+    box.need = this.#relaxation.shortest(0, 1).cost;
     const floor = box.repeat[0] + box.sync[0];
     const dual = (price: number) => {
-      const sums = this.#relaxation.potentials(box.limits, box.later!, 1, price);
+      const sums = this.#relaxation.shortest(1, price);
       const value = sums.cost.at(-1)! - price * total;
       const slope = sums.units.at(-1)! - total;
       if (!box.sums || floor + value > box.bound) {
@@ -236,7 +239,7 @@ export class Approximate {
     if (left.value === Number.POSITIVE_INFINITY || left.slope <= 0) return box;
     let right: typeof left | undefined;
     let next = start > 0 ? start : Math.max(left.value, Number.MIN_VALUE) / total;
-    for (let turn = 0; turn < 5; turn++) {
+    for (let turn = 0; turn < 8; turn++) {
       const found = dual(next);
       if (found.slope > 0) left = found;
       else right = found;
@@ -264,7 +267,7 @@ class Box {
   readonly sync: [number, number];
   readonly limits: StageLimits;
   bound = Number.NEGATIVE_INFINITY;
-  later: Float64Array | undefined;
+  need: Float64Array | undefined;
   sums: Potentials | undefined;
 
   constructor(

@@ -50,6 +50,11 @@ export class Relaxation {
   /** Inner cuts of each cut, where not every smaller one is. */
   readonly #inner: Int32Array[] | undefined;
   readonly #memoryBinds: boolean;
+  /** Stages that keep to the limits at hand, by the cut where they end. */
+  readonly #starts: Int32Array;
+  #from = new Int32Array(1024);
+  #seconds = new Float64Array(1024);
+  #units = new Float64Array(1024);
   /** Found by `stage`: fewest replicas, its seconds, and its units. */
   replicas = 0;
   seconds = 0;
@@ -58,6 +63,7 @@ export class Relaxation {
   constructor(model: StageModel, budget: WorkBudget) {
     this.#model = model;
     this.#budget = budget;
+    this.#starts = new Int32Array(model.cuts + 1);
     const { machine, microBatches } = model.options;
     const { devices, slowdown, memoryBytes, levels } = machine;
     this.before = new Float64Array(devices + 1);
@@ -120,37 +126,78 @@ export class Relaxation {
     return later;
   }
 
-  /**
-   * Least sum of `seconds` x L + `price` x units of the stages up to each cut, where each keeps to the limits.
-   */
+  /** Least sum of `seconds` x L + `price` x units of the stages up to each cut, each within the limits. */
   potentials(limits: StageLimits, later: Float64Array, seconds: number, price: number): Potentials {
+    this.collect(limits, later);
+    return this.shortest(seconds, price);
+  }
+
+  /** Lists the stages that keep to the limits, for `shortest`; the list before is lost. */
+  collect(limits: StageLimits, later: Float64Array): void {
     const { cuts, variants } = this.#model;
+    let count = 0;
+    for (let to = 1; to < cuts; to++) {
+      this.#starts[to] = count;
+      if (later[to] === Number.POSITIVE_INFINITY) continue;
+      this.#scan(to, (from) => {
+        let hopeless = true;
+        const first = count;
+        if (count + variants.length > this.#from.length) this.#widen();
+        for (const variant of variants) {
+          const hope = this.stage(variant, from, to, later[to]!, limits);
+          if (hope >= 0) hopeless = false;
+          if (hope <= 0) continue;
+          // Of the variants of one part, those that another one beats in both are left out.
+          let beaten = false;
+          for (let i = first; i < count && !beaten; i++) {
+            beaten = this.#seconds[i]! <= this.seconds && this.#units[i]! <= this.units;
+          }
+          if (beaten) continue;
+          this.#from[count] = from;
+          this.#seconds[count] = this.seconds;
+          this.#units[count++] = this.units;
+        }
+        return hopeless;
+      });
+    }
+    this.#starts[cuts] = count;
+  }
+
+  /** Least sum of `seconds` x L + `price` x units of the collected stages up to each cut. */
+  shortest(seconds: number, price: number): Potentials {
+    const { cuts } = this.#model;
     const cost = new Float64Array(cuts).fill(Number.POSITIVE_INFINITY);
     const units = new Float64Array(cuts).fill(Number.POSITIVE_INFINITY);
     cost[0] = 0;
     units[0] = 0;
     for (let to = 1; to < cuts; to++) {
       let best = Number.POSITIVE_INFINITY;
-      let bestUnits = Number.POSITIVE_INFINITY;
-      if (later[to] === Number.POSITIVE_INFINITY) continue;
-      this.#scan(to, (from) => {
-        let hopeless = true;
-        for (const variant of variants) {
-          const hope = this.stage(variant, from, to, later[to]!, limits);
-          if (hope >= 0) hopeless = false;
-          if (hope <= 0) continue;
-          const sum = cost[from]! + seconds * this.seconds + price * this.units;
-          if (sum < best) {
-            best = sum;
-            bestUnits = units[from]! + this.units;
-          }
+      let at = -1;
+      const end = this.#starts[to + 1]!;
+      for (let i = this.#starts[to]!; i < end; i++) {
+        const sum = cost[this.#from[i]!]! + seconds * this.#seconds[i]! + price * this.#units[i]!;
+        if (sum < best) {
+          best = sum;
+          at = i;
         }
-        return hopeless;
-      });
+      }
+      if (at < 0) continue;
       cost[to] = best;
-      units[to] = bestUnits;
+      units[to] = units[this.#from[at]!]! + this.#units[at]!;
     }
+    this.#budget.add(this.#starts[cuts]! / 8);
     return { cost, units };
+  }
+
+  #widen(): void {
+    const wider = <T extends Int32Array | Float64Array>(old: T, next: T): T => {
+      next.set(old);
+      return next;
+    };
+    const length = 2 * this.#from.length;
+    this.#from = wider(this.#from, new Int32Array(length));
+    this.#seconds = wider(this.#seconds, new Float64Array(length));
+    this.#units = wider(this.#units, new Float64Array(length));
   }
 
   #scan(to: number, visit: (from: number) => boolean): void {
