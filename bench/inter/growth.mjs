@@ -108,13 +108,14 @@ if (values.one !== undefined) {
   console.log(
     JSON.stringify({
       status: found.status,
-      objective: Number.isFinite(found.objective) ? found.objective : null,
+      seconds: Number.isFinite(found.objective) ? found.objective : null,
+      bound: Number.isFinite(found.bound) ? found.bound : null,
       gap: Number.isFinite(found.gap) ? found.gap : null,
       stages: found.stages.length,
       cpuSeconds: found.cpuSeconds,
       peakBytes: process.resourceUsage().maxRSS * 1024,
       violations: again?.violations.length ?? 0,
-      evaluated: again?.objective ?? null,
+      evaluatedSeconds: again?.objective ?? null,
       restriction: found.restriction,
       reason: found.reason,
     }),
