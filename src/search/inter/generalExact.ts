@@ -125,7 +125,7 @@ export class LabelSearch {
             }
             const most = this.#mostReplicas(variant.tensor, room);
             for (let replicas = least; replicas <= most; replicas++) {
-              seen += 4 * list.length;
+              seen += 8 * list.length;
               for (const label of list) enter(label, variant, from, cut, replicas);
             }
           }
