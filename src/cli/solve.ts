@@ -2,14 +2,8 @@ import { type Command, InvalidArgumentError } from "commander";
 import { MpoptError, writeFileAtomic } from "../contracts/index.js";
 import { readIopddl, type Solution, solve } from "../solver/index.js";
 import { type Context, defineCommand, positiveInteger, positiveNumber } from "./context.js";
-import {
-  type InterFormat,
-  interDocument,
-  interFormats,
-  interText,
-  parseBytes,
-  type SolveOptions,
-} from "./solveFormats.js";
+import { interDocument, interFormats, interText, parseBytes, type SolveOptions } from "./solveFormats.js";
+import { costModels } from "./solveModels.js";
 
 const formatNames = ["iopddl", ...Object.keys(interFormats)];
 
@@ -23,7 +17,12 @@ const formatOptions: Readonly<Record<keyof SolveOptions, string>> = {
   contiguous: "--contiguous",
   devices: "--devices",
   batch: "--batch",
+  objective: "--objective",
   timeUnit: "--time-unit",
+  repeat: "--repeat",
+  cluster: "--cluster",
+  microBatch: "--micro-batch",
+  seq: "--seq",
   timeLimit: "--time-limit",
 };
 
@@ -41,17 +40,28 @@ export function solveCommand(): Command {
           `Expected one of ${formatNames.join(", ")} for --format but found "${format}".`,
         );
       }
-      const options = given as SolveOptions & { output?: string };
-      refuseForeignOptions(format, options);
+      const options = given as Given;
+      const costModel = options.costModel ?? interFormats[format]?.costModel;
+      if (costModel !== undefined && !Object.hasOwn(costModels, costModel)) {
+        throw new MpoptError(
+          "E_USAGE",
+          `Expected one of ${Object.keys(costModels).join(", ")} for --cost-model but found "${costModel}".`,
+        );
+      }
+      refuseForeignOptions(format, costModel, options);
       if (format === "iopddl") await solveIntra(context, path!, options);
-      else await solveInter(context, path!, interFormats[format]!, options);
+      else await solveInter(context, path!, format, costModel!, options);
     },
   )
     .argument("<problem>", "the problem's file (iopddl: plain or .gz)")
     .option("--format <name>", `the file's format: ${formatNames.join(", ")}`, "iopddl")
+    .option(
+      "--cost-model <name>",
+      `price plans as ${Object.keys(costModels).join(", ")} (default: the format's)`,
+    )
     .option("--time-limit <seconds>", "stop after this much wall-clock time", positiveNumber)
-    .option("--machines <n,n>", "pipedream: machines by level, innermost first", integers)
-    .option("--bandwidth <b,b>", "bytes per second; pipedream: by level, innermost first", sizes)
+    .option("--machines <n,n>", "pipedream, alpa, mpopt: machines by level, innermost first", integers)
+    .option("--bandwidth <b,b>", "bytes per second, by level where there are several", sizes)
     .option("--straight", "pipedream: no replication")
     .option("--free-transfers", "pipedream: activations cost nothing to send")
     .option("--contiguous", "dnn-partitioning: stages are contiguous (default)")
@@ -59,19 +69,40 @@ export function solveCommand(): Command {
     .option("--non-contiguous", "same as --no-contiguous")
     .option("--devices <n>", "dnn-partitioning, piper: accelerators (default: the file's)", positiveInteger)
     .option("--memory <bytes>", "memory of one device, 16e9 or 8GiB (default: the file's)", size)
-    .option("--batch <n>", "piper: micro-batches in a batch (default: the file's)", positiveInteger)
+    .option(
+      "--batch <n>",
+      "piper, alpa, mpopt: micro-batches in a step (default: the file's)",
+      positiveInteger,
+    )
+    .option("--objective <name>", "mpopt: step (fill, drain, synchronisation) or steady", objective)
     .option("--time-unit <unit>", "piper: s or ms, where the file's times are ambiguous")
+    .option("--repeat <n>", "aceso: how often the profiled layer repeats", positiveInteger)
+    .option("--cluster <cluster>", "model, mpopt: cluster file or PART:GPUSxNODES")
+    .option("--micro-batch <n>", "model: sequences in one micro-batch", positiveInteger)
+    .option("--seq <n>", "model: tokens in one sequence", positiveInteger)
     .option("-o, --output <file>", "write the answer to this file");
 }
 
-/** An option that the format does not know would be ignored in silence. */
-function refuseForeignOptions(format: string, options: SolveOptions & { nonContiguous?: boolean }): void {
+type Given = SolveOptions & { output?: string; costModel?: string; nonContiguous?: boolean };
+
+/** An option that neither the format nor the cost model knows would be ignored in silence. */
+function refuseForeignOptions(format: string, costModel: string | undefined, options: Given): void {
   if (options.nonContiguous) options.contiguous = false;
-  const known: (keyof SolveOptions)[] = format === "iopddl" ? ["timeLimit"] : interFormats[format]!.options;
+  if (format === "iopddl" && costModel !== undefined) {
+    throw new MpoptError(
+      "E_USAGE",
+      "Expected no --cost-model for --format iopddl, whose costs are in the file.",
+    );
+  }
+  const known: (keyof SolveOptions)[] =
+    format === "iopddl"
+      ? ["timeLimit"]
+      : [...new Set([...interFormats[format]!.options, ...costModels[costModel!]!.options])];
   for (const [name, flag] of Object.entries(formatOptions)) {
     const key = name as keyof SolveOptions;
     if (options[key] === undefined || known.includes(key)) continue;
-    throw new MpoptError("E_USAGE", `Expected options of --format ${format} but found ${flag}.`, [
+    const model = costModel && costModel !== format ? ` with the cost model ${costModel}` : "";
+    throw new MpoptError("E_USAGE", `Expected options of --format ${format}${model} but found ${flag}.`, [
       `It knows ${known.map((each) => formatOptions[each]).join(", ")}.`,
     ]);
   }
@@ -80,12 +111,13 @@ function refuseForeignOptions(format: string, options: SolveOptions & { nonConti
 async function solveInter(
   context: Context,
   path: string,
-  format: InterFormat,
-  options: SolveOptions & { output?: string },
+  format: string,
+  costModel: string,
+  options: Given,
 ): Promise<void> {
-  const graph = format.read(path, options);
+  const graph = await interFormats[format]!.read(path, options);
   for (const warning of graph.warnings) context.note(warning);
-  const solution = await format.solve(graph, options, context);
+  const solution = await costModels[costModel]!.solve(graph, options, context);
   if (solution.stages.length === 0) {
     throw new MpoptError(
       solution.status === "infeasible" ? "E_INFEASIBLE" : "E_SOLVER",
@@ -93,7 +125,7 @@ async function solveInter(
       solution.reason ? [solution.reason] : [],
     );
   }
-  const document = interDocument(graph, solution);
+  const document = { costModel, ...interDocument(graph, solution) };
   if (options.output !== undefined) {
     writeFileAtomic(options.output, `${JSON.stringify(document, null, 1)}\n`);
   }
@@ -150,6 +182,11 @@ function intraText(solution: Solution): string {
     `engine      ${engine}`,
     `assignment  ${shown}`,
   ].join("\n");
+}
+
+function objective(text: string): "steady" | "step" {
+  if (text === "steady" || text === "step") return text;
+  throw new InvalidArgumentError(`Expected steady or step but found "${text}".`);
 }
 
 function integers(text: string): number[] {

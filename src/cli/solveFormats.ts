@@ -1,15 +1,15 @@
-import { MpoptError } from "../contracts/index.js";
+import { loadCluster } from "../cluster/index.js";
+import { checkValue, type Job, jobSchema, MpoptError } from "../contracts/index.js";
+import { readAceso } from "../models/aceso.js";
 import { readDnnPartitioning } from "../models/dnnPartitioning.js";
+import { loadModel } from "../models/index.js";
 import type { LayeredGraph } from "../models/layered.js";
-import { readPipedream, unitsWarning } from "../models/pipedream.js";
+import { readPipedream } from "../models/pipedream.js";
 import { readPiper } from "../models/piper.js";
-import { solveDnnPartitioning } from "../search/inter/dnnPartitioning.js";
-import { solvePipedream } from "../search/inter/pipedream.js";
-import { solvePiper } from "../search/inter/piper.js";
+import { layeredGraphOf } from "../search/inter/fromModel.js";
 import type { InterSolution } from "../search/inter/solution.js";
-import type { Context } from "./context.js";
 
-/** What a format's solver gets from the command line. */
+/** What readers and cost models get from the command line. */
 export interface SolveOptions {
   machines?: number[];
   bandwidth?: number[];
@@ -19,71 +19,53 @@ export interface SolveOptions {
   contiguous?: boolean;
   devices?: number;
   batch?: number;
+  objective?: "steady" | "step";
   timeUnit?: "s" | "ms";
+  repeat?: number;
+  cluster?: string;
+  microBatch?: number;
+  seq?: number;
   timeLimit?: number;
 }
 
 export interface InterFormat {
-  /** Options that the format knows, by their command-line names. */
+  /** Options that reading needs, beside those of the cost model. */
   options: (keyof SolveOptions)[];
-  read(path: string, options: SolveOptions): LayeredGraph;
-  solve(graph: LayeredGraph, options: SolveOptions, context: Context): InterSolution | Promise<InterSolution>;
+  /** The cost model that the format comes from. */
+  costModel: string;
+  read(path: string, options: SolveOptions): LayeredGraph | Promise<LayeredGraph>;
 }
 
-function needed<T>(value: T | undefined, option: string, format: string): T {
-  if (value !== undefined) return value;
-  throw new MpoptError("E_USAGE", `Expected ${option} for --format ${format} but found none.`);
-}
-
-/** Inter-operator problems in the files and the terms of other planners. */
+/** Files that hold an inter-operator problem. */
 export const interFormats: Readonly<Record<string, InterFormat>> = {
-  pipedream: {
-    options: ["machines", "bandwidth", "straight", "memory", "freeTransfers"],
-    read: (path) => readPipedream(path),
-    solve: (graph, options, { signal, note }) => {
-      const machines = needed(options.machines, "--machines", "pipedream");
-      const bandwidths = needed(options.bandwidth, "--bandwidth", "pipedream");
-      const warning = unitsWarning(graph, bandwidths[0]!);
-      if (warning) note(warning);
-      return solvePipedream(graph, {
-        machines,
-        bandwidths,
-        straight: options.straight,
-        freeTransfers: options.freeTransfers,
-        memoryBytes: options.memory,
-        signal,
-      });
-    },
-  },
-  "dnn-partitioning": {
-    options: ["contiguous", "devices", "memory", "timeLimit"],
-    read: (path) => readDnnPartitioning(path),
-    solve: (graph, options, { signal, progress }) =>
-      solveDnnPartitioning(graph, {
-        contiguous: options.contiguous ?? true,
-        devices: options.devices,
-        memoryBytes: options.memory,
-        timeLimitSeconds: options.timeLimit,
-        signal,
-        onProgress: ({ objective, bound, seconds }) =>
-          progress({ message: `${seconds.toFixed(1)} s  objective ${objective} ms  bound ${bound} ms` }),
-      }),
-  },
+  pipedream: { options: [], costModel: "pipedream", read: (path) => readPipedream(path) },
+  "dnn-partitioning": { options: [], costModel: "dnn-partitioning", read: readDnnPartitioning },
   piper: {
-    options: ["devices", "memory", "batch", "bandwidth", "timeUnit"],
-    read: (path, options) => readPiper(path, { timeUnit: options.timeUnit }),
-    solve: (graph, options, { signal }) => {
-      const { header } = graph;
-      return solvePiper(graph, {
-        devices: needed(options.devices ?? header.devices, "--devices", "piper"),
-        memoryBytes: needed(options.memory ?? header.memoryBytes, "--memory", "piper"),
-        batch: needed(options.batch ?? header.microBatches, "--batch", "piper"),
-        bytesPerSecond: needed(options.bandwidth?.[0] ?? header.bytesPerSecond, "--bandwidth", "piper"),
-        signal,
-      });
-    },
+    options: ["timeUnit"],
+    costModel: "piper",
+    read: (path, { timeUnit }) => readPiper(path, { timeUnit }),
   },
+  aceso: { options: ["repeat"], costModel: "mpopt", read: (path, { repeat }) => readAceso(path, { repeat }) },
+  model: { options: ["cluster", "microBatch", "seq"], costModel: "mpopt", read: readModel },
 };
+
+/** Any model that `mpopt plan` reads, priced on a cluster. `--batch` counts micro-batches. */
+async function readModel(reference: string, options: SolveOptions): Promise<LayeredGraph> {
+  if (options.cluster === undefined) {
+    throw new MpoptError(
+      "E_USAGE",
+      "Expected --cluster for --format model, which prices its layers, but found none.",
+    );
+  }
+  const model = loadModel(reference);
+  const { microBatch = 1, batch = 64, seq: sequence = model.reference.sequence } = options;
+  const job: Job = checkValue(
+    jobSchema,
+    { schema: "mpopt.job/1", globalBatch: microBatch * batch, sequence },
+    "job",
+  );
+  return layeredGraphOf(model, loadCluster(options.cluster), job, microBatch);
+}
 
 /** `--json` of an inter-operator answer: nodes by the ids of the file. */
 export function interDocument(graph: LayeredGraph, solution: InterSolution): object {

@@ -79,9 +79,61 @@ describe("mpopt solve in the terms of other planners", () => {
     expect(JSON.parse(readFileSync(output, "utf8")).unit).toBe("milliseconds");
   });
 
+  it("alpa and mpopt price a PipeDream profile too, each in its own model", () => {
+    const args = [
+      "--format",
+      "pipedream",
+      "--machines",
+      "4,2",
+      "--bandwidth",
+      "12e9,1.25e9",
+      "--batch",
+      "32",
+      "--json",
+    ];
+    const ask = (model: string) => solve(data("pipedream/vgg16.txt"), ...args, "--cost-model", model).json();
+    for (const model of ["alpa", "mpopt"]) {
+      const answer = ask(model);
+      expect(answer).toMatchObject({ costModel: model, status: "optimal" });
+      const nodes = answer.stages.flatMap((stage: { nodes: string[] }) => stage.nodes);
+      expect(new Set(nodes).size).toBe(40);
+    }
+    // Transfers are free in Alpa's model, but every device must be used.
+    const devices = ask("alpa").stages.flatMap((stage: { devices: number[] }) => stage.devices);
+    expect(devices).toHaveLength(8);
+  });
+
+  it("any model, on a cluster", () => {
+    const args = [
+      "--format",
+      "model",
+      "--cluster",
+      "h100-sxm:4x2",
+      "--batch",
+      "32",
+      "--seq",
+      "2048",
+      "--json",
+    ];
+    const answer = solve("mini-llama", ...args).json();
+    expect(answer).toMatchObject({ costModel: "mpopt", status: "optimal" });
+    expect(answer.stages.flatMap((stage: { nodes: string[] }) => stage.nodes)).toHaveLength(10);
+  });
+
   it.each([
+    [
+      ["--format", "pipedream", "--cost-model", "magic"],
+      2,
+      /Expected one of mpopt, pipedream, .* for --cost-model/,
+    ],
+    [
+      ["--format", "pipedream", "--cost-model", "alpa", "--straight"],
+      2,
+      /with the cost model alpa but found --straight/,
+    ],
+    [["--format", "model"], 2, /Expected --cluster for --format model/],
     [["--format", "piper", "--machines", "4"], 2, /Expected options of --format piper but found --machines/],
-    [["--format", "pipedream", "--machines", "4"], 2, /Expected --bandwidth for --format pipedream/],
+    [["--format", "pipedream", "--machines", "4"], 2, /Expected --bandwidth for the cost model pipedream/],
     [["--format", "pipedream", "--machines", "4", "--bandwidth", "fast"], 2, /Expected a size such as 16e9/],
     [["--format", "metis"], 2, /Expected one of iopddl, pipedream/],
   ])("refuses %j", (args, status, message) => {

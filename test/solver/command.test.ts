@@ -48,7 +48,7 @@ test("prints text for a person", async () => {
 test("an unknown format lists what exists, exit 2", async () => {
   await run(example, "--format", "metis");
   expect(err).toContain(
-    'Expected one of iopddl, pipedream, dnn-partitioning, piper for --format but found "metis".',
+    'Expected one of iopddl, pipedream, dnn-partitioning, piper, aceso, model for --format but found "metis".',
   );
   expect(process.exitCode).toBe(2);
 });

@@ -192,6 +192,34 @@ function periodOf({ devices, levels }: Machine): number {
   return devices;
 }
 
+/**
+ * A machine of equal devices from counts and link speeds, innermost first: [4, 2] is two hosts of four. Links
+ * have no latency, as in the cost models of planners that describe machines so.
+ */
+export function machineOfLevels(
+  counts: readonly number[],
+  bytesPerSecond: readonly number[],
+  memoryBytes: number,
+): Machine {
+  const devices = counts.reduce((product, count) => product * count, 1);
+  let size = 1;
+  const levels = counts.map((count, i): MachineLevel => {
+    size *= count;
+    const groups = devices / size;
+    return {
+      groupOf: Int32Array.from({ length: devices }, (_, device) => Math.floor(device / size)),
+      latencySeconds: new Array(groups).fill(0),
+      bytesPerSecond: new Array(groups).fill(bytesPerSecond[i]!),
+    };
+  });
+  return {
+    devices,
+    memoryBytes: new Float64Array(devices).fill(memoryBytes),
+    slowdown: new Float64Array(devices).fill(1),
+    levels,
+  };
+}
+
 /** A machine of equal hosts, with the cluster's links between neighbours. */
 export function machineOf(cluster: Cluster, memoryFraction: number): Machine {
   const devices = cluster.devices.reduce((sum, each) => sum + each.count, 0);
