@@ -184,7 +184,7 @@ export class LabelSearch {
   #remember(needed: number, limit: number, first: number, width: number): void {
     const excess = needed - limit;
     if (excess >= this.#closest.excess) return;
-    const gib = (bytes: number) => `${(bytes / 2 ** 30).toPrecision(4)} GiB`;
+    const gib = (bytes: number) => `${(bytes / 2 ** 30).toPrecision(6)} GiB`;
     const devices = width === 1 ? `device ${first}` : `devices ${first} to ${first + width - 1}`;
     this.#closest = {
       excess,
