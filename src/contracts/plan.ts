@@ -161,3 +161,9 @@ export type MemoryEntry = z.infer<typeof memoryEntrySchema>;
 export type Certificate = z.infer<typeof certificateSchema>;
 export type Estimate = z.infer<typeof estimateSchema>;
 export type Plan = z.infer<typeof planSchema>;
+
+/** Devices on one axis of the plan's mesh; 1 where the mesh lacks the axis. */
+export function axisSize(plan: Pick<Plan, "mesh">, axis: Plan["mesh"]["axes"][number]): number {
+  const at = plan.mesh.axes.indexOf(axis);
+  return at < 0 ? 1 : (plan.mesh.sizes[at] ?? 1);
+}

@@ -1,10 +1,5 @@
 import type { Plan } from "../contracts/index.js";
 
-/** Ranks on the tensor axis. */
-export function tensorSize({ mesh }: Plan): number {
-  return mesh.sizes[mesh.axes.indexOf("tensor")] ?? 1;
-}
-
 /**
  * How the plan's ranks lie on nodes: as many on each as its devices allow, the same on all, because torchrun
  * starts equal nodes.

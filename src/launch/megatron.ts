@@ -1,4 +1,4 @@
-import { type Architecture, MpoptError, type Plan } from "../contracts/index.js";
+import { type Architecture, axisSize, MpoptError, type Plan } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
 import { shellQuote } from "./shell.js";
 
@@ -17,10 +17,6 @@ export const megatron: Exporter = {
 };
 
 type Flag = readonly [name: string, ...values: string[]];
-
-function size(plan: Plan, axis: "pipeline" | "data" | "tensor"): number {
-  return plan.mesh.sizes[plan.mesh.axes.indexOf(axis)] ?? 1;
-}
 
 /**
  * The stage layout string: `E` embedding, `t` a decoder layer, `L` the loss, `|` between stages
@@ -58,7 +54,7 @@ function lossy(plan: Plan): string[] {
   if (parameters !== "bf16" && parameters !== "f16") {
     lost.push(`Parameters are ${parameters}, but these flags train in bf16 or f16.`);
   }
-  if (architecture?.experts && size(plan, "tensor") > 1 && !plan.mesh.sequenceParallel) {
+  if (architecture?.experts && axisSize(plan, "tensor") > 1 && !plan.mesh.sequenceParallel) {
     lost.push("Experts with tensor parallelism need sequence parallelism in Megatron-LM.");
   }
   return lost;
@@ -78,13 +74,13 @@ function argumentsOf(plan: Plan): Flag[] {
 
 function parallelism(plan: Plan): Flag[] {
   const flags: Flag[] = [
-    ["--tensor-model-parallel-size", String(size(plan, "tensor"))],
-    ["--pipeline-model-parallel-size", String(size(plan, "pipeline"))],
+    ["--tensor-model-parallel-size", String(axisSize(plan, "tensor"))],
+    ["--pipeline-model-parallel-size", String(axisSize(plan, "pipeline"))],
   ];
   if (plan.stages.length > 1) flags.push(["--pipeline-model-parallel-layout", pipelineLayout(plan)]);
   if (plan.mesh.sequenceParallel) flags.push(["--sequence-parallel"]);
   if (plan.optimizer.zero === 1) flags.push(["--use-distributed-optimizer"]);
-  if (size(plan, "data") > 1) {
+  if (axisSize(plan, "data") > 1) {
     flags.push(["--overlap-grad-reduce"]);
     if (plan.optimizer.zero === 1) flags.push(["--overlap-param-gather"]);
   }
@@ -193,7 +189,7 @@ function launchScript(plan: Plan): string {
   const perNode = Math.min(devices, devicesPerNode);
   const nodes = devices / perNode;
   const environment =
-    size(plan, "tensor") > 1
+    axisSize(plan, "tensor") > 1
       ? ["export CUDA_DEVICE_MAX_CONNECTIONS=1 # kernels start in the order they were sent"]
       : [];
   return [

@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
-import { type Plan, readText, serialize } from "../contracts/index.js";
+import { axisSize, type Plan, readText, serialize } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
-import { nodeLayout, tensorSize } from "./layout.js";
+import { nodeLayout } from "./layout.js";
 import { shellQuote } from "./shell.js";
 
 /** The Python module that applies a plan; it needs PyTorch alone and ships as it stands in the repository. */
@@ -46,7 +46,7 @@ function lossy(plan: Plan): string[] {
 }
 
 function lossyTensor(plan: Plan): string[] {
-  const tensor = tensorSize(plan);
+  const tensor = axisSize(plan, "tensor");
   if (tensor === 1) return [];
   const lost: string[] = [];
   const architecture = plan.model.architecture;
@@ -72,10 +72,6 @@ function lossyTensor(plan: Plan): string[] {
     }
   }
   return lost;
-}
-
-function axisSize(plan: Plan, axis: Plan["mesh"]["axes"][number]): number {
-  return plan.mesh.sizes[plan.mesh.axes.indexOf(axis)] ?? 1;
 }
 
 function isRowMajor({ mesh, rankTable }: Plan): boolean {

@@ -1,4 +1,11 @@
-import { bytesPerElement, type Cluster, type Model, MpoptError, type Plan } from "../contracts/index.js";
+import {
+  axisSize,
+  bytesPerElement,
+  type Cluster,
+  type Model,
+  MpoptError,
+  type Plan,
+} from "../contracts/index.js";
 import { scheduleNames } from "../schedule/index.js";
 import { estimatePlan } from "./estimate.js";
 
@@ -42,11 +49,6 @@ function close(a: number, b: number): boolean {
   return Math.abs(a - b) <= tolerance * Math.max(Math.abs(a), Math.abs(b)) + 1e-12;
 }
 
-function sizeOf(plan: Plan, axis: Plan["mesh"]["axes"][number]): number {
-  const i = plan.mesh.axes.indexOf(axis);
-  return i < 0 ? 1 : (plan.mesh.sizes[i] ?? 1);
-}
-
 function checkMesh(plan: Plan, expect: Expect): void {
   const { axes, sizes } = plan.mesh;
   const { devices } = plan.cluster;
@@ -85,7 +87,7 @@ function checkMesh(plan: Plan, expect: Expect): void {
 
 function checkStages(plan: Plan, expect: Expect): void {
   const { stages } = plan;
-  const pipeline = sizeOf(plan, "pipeline");
+  const pipeline = axisSize(plan, "pipeline");
   const placed = new Array<number>(plan.model.blockLayers).fill(0);
   const modules = new Map<string, number>();
   for (const stage of stages) {
@@ -145,7 +147,7 @@ function checkStages(plan: Plan, expect: Expect): void {
 
 function checkBatch(plan: Plan, expect: Expect): void {
   const { global, micro } = plan.batch;
-  const data = sizeOf(plan, "data");
+  const data = axisSize(plan, "data");
   const { microBatches } = plan.schedule;
   expect(
     data * micro * microBatches === global,
@@ -173,12 +175,12 @@ function checkSettings(plan: Plan, expect: Expect): void {
     `Expected one recomputation for all stages but found ${[...recomputes].join(" and ")}.`,
   );
   const { pins } = plan.job;
-  const data = sizeOf(plan, "data");
-  const tensor = sizeOf(plan, "tensor");
+  const data = axisSize(plan, "data");
+  const tensor = axisSize(plan, "tensor");
   const found: Record<keyof typeof pins, unknown> = {
     data,
     tensor,
-    pipeline: sizeOf(plan, "pipeline"),
+    pipeline: axisSize(plan, "pipeline"),
     microBatch: plan.batch.micro,
     recompute: plan.stages[0]?.recompute,
     zero: data > 1 ? plan.optimizer.zero : pins.zero,
@@ -196,7 +198,7 @@ function checkSettings(plan: Plan, expect: Expect): void {
 
 function checkDivisibility(plan: Plan, expect: Expect): void {
   const { architecture } = plan.model;
-  const tensor = sizeOf(plan, "tensor");
+  const tensor = axisSize(plan, "tensor");
   if (plan.mesh.sequenceParallel) {
     expect(
       tensor > 1 && plan.batch.sequence % tensor === 0,
@@ -221,13 +223,13 @@ function checkDivisibility(plan: Plan, expect: Expect): void {
 
 function checkMemory(plan: Plan, expect: Expect): void {
   const { memory } = plan.estimate;
-  const pipeline = sizeOf(plan, "pipeline");
+  const pipeline = axisSize(plan, "pipeline");
   expect(
     memory.length === pipeline && memory.every((entry, i) => entry.pipelineRank === i),
     "estimate.memory",
     `Expected one memory entry for each of ${pipeline} pipeline ranks but found ${memory.length}.`,
   );
-  const perStage = sizeOf(plan, "data") * sizeOf(plan, "tensor");
+  const perStage = axisSize(plan, "data") * axisSize(plan, "tensor");
   for (const { devices, pipelineRank } of memory) {
     expect(
       devices === perStage,
@@ -249,7 +251,7 @@ function checkMemory(plan: Plan, expect: Expect): void {
       "estimate.memory",
       `Expected at most ${entry.limitBytes} bytes on pipeline rank ${entry.pipelineRank} but found ${Math.round(entry.reservedBytes)}.`,
     );
-    held += (entry.terms.parameters / parameterBytes) * sizeOf(plan, "tensor");
+    held += (entry.terms.parameters / parameterBytes) * axisSize(plan, "tensor");
   }
   expect(
     held >= plan.model.parameterCount * (1 - tolerance),

@@ -1,4 +1,11 @@
-import { type Cluster, type Estimate, type Model, MpoptError, type Plan } from "../contracts/index.js";
+import {
+  axisSize,
+  type Cluster,
+  type Estimate,
+  type Model,
+  MpoptError,
+  type Plan,
+} from "../contracts/index.js";
 import { placementName } from "../cost/placement.js";
 import { distinctLayers, tensorsById } from "../models/workload.js";
 import { priceLayer } from "../search/intra.js";
@@ -10,14 +17,10 @@ import { assembleEstimate } from "./assemble.js";
 
 /** The configuration that a plan's fields spell out. */
 export function configurationOf(plan: Plan): Configuration {
-  const size = (axis: "pipeline" | "data" | "tensor") => {
-    const i = plan.mesh.axes.indexOf(axis);
-    return i < 0 ? 1 : plan.mesh.sizes[i]!;
-  };
   return {
-    tensor: size("tensor"),
-    pipeline: size("pipeline"),
-    data: size("data"),
+    tensor: axisSize(plan, "tensor"),
+    pipeline: axisSize(plan, "pipeline"),
+    data: axisSize(plan, "data"),
     microBatch: plan.batch.micro,
     microBatches: plan.schedule.microBatches,
     sequenceParallel: plan.mesh.sequenceParallel,

@@ -1,4 +1,4 @@
-import type { MemoryEntry, Plan, Provenance } from "../contracts/index.js";
+import { axisSize, type MemoryEntry, type Plan, type Provenance } from "../contracts/index.js";
 import { formatPercent, formatSeconds, plural } from "./format.js";
 
 /** What all reports say about a plan, worked out once so that they agree. */
@@ -66,11 +66,6 @@ export interface PlanFacts {
 
 /** From this share of the limit on, a rank counts as full. */
 const fullShare = 0.9;
-
-export function axisSize(plan: Plan, axis: Plan["mesh"]["axes"][number]): number {
-  const at = plan.mesh.axes.indexOf(axis);
-  return at === -1 ? 1 : (plan.mesh.sizes[at] ?? 1);
-}
 
 /** The facts of a plan; see `PlanFacts`. */
 export function planFacts(plan: Plan): PlanFacts {

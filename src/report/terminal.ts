@@ -1,6 +1,5 @@
-import type { Plan } from "../contracts/index.js";
+import { axisSize, type Plan } from "../contracts/index.js";
 import {
-  axisSize,
   certificateSentence,
   layerRange,
   planFacts,

@@ -1,62 +1,41 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
 import { importCommand } from "../../src/cli/import.js";
 import { readDocument } from "../../src/contracts/index.js";
+import { captureCommand } from "./captured.js";
 
-let folder: string;
-let out: string;
-let err: string;
-
-beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "mpopt-import-"));
-  out = "";
-  err = "";
-  vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += text;
-    return true;
-  });
-  vi.spyOn(process.stderr, "write").mockImplementation((text) => {
-    err += text;
-    return true;
-  });
-});
-
-afterEach(() => {
-  vi.restoreAllMocks();
-  process.exitCode = undefined;
-  rmSync(folder, { recursive: true });
-});
-
+const captured = captureCommand();
 const run = (...args: string[]) => importCommand().parseAsync(args, { from: "user" });
 
 describe("mpopt import", () => {
   it("prints a summary and writes the document", async () => {
-    const path = join(folder, "model.json");
+    const path = join(captured.folder, "model.json");
     await run("deepseek-v3", "-o", path);
-    expect(out).toContain("Parameters: 671,026,419,200");
-    expect(out).toContain("dense: 3 x");
-    expect(out).toContain("expert: 58 x");
-    expect(out).toMatch(/forward [\d.]+ GFLOP/);
-    expect(err).toContain(`Wrote ${path}.`);
+    expect(captured.out).toContain("Parameters: 671,026,419,200");
+    expect(captured.out).toContain("dense: 3 x");
+    expect(captured.out).toContain("expert: 58 x");
+    expect(captured.out).toMatch(/forward [\d.]+ GFLOP/);
+    expect(captured.err).toContain(`Wrote ${path}.`);
     expect(readDocument("model", path).parameterCount).toBe(671_026_419_200);
     expect(process.exitCode).toBeUndefined();
   });
 
   it("prints the document and nothing else under --json", async () => {
     await run("gpt2", "--json");
-    expect(JSON.parse(out)).toMatchObject({ schema: "mpopt.model/1", parameterCount: 124_439_808 });
-    expect(err).toBe("");
+    expect(JSON.parse(captured.out)).toMatchObject({ schema: "mpopt.model/1", parameterCount: 124_439_808 });
+    expect(captured.err).toBe("");
   });
 
   it("leaves no file behind when the model is wrong", async () => {
-    const config = join(folder, "config.json");
-    const path = join(folder, "model.json");
+    const config = join(captured.folder, "config.json");
+    const path = join(captured.folder, "model.json");
     writeFileSync(config, JSON.stringify({ model_type: "llama" }));
     await run(config, "-o", path);
     expect(process.exitCode).toBe(1);
-    expect(err).toContain(`mpopt: ${config}: expected a positive whole number for field hidden_size`);
+    expect(captured.err).toContain(
+      `mpopt: ${config}: expected a positive whole number for field hidden_size`,
+    );
     expect(existsSync(path)).toBe(false);
     expect(readFileSync(config, "utf8")).toBe('{"model_type":"llama"}');
   });
@@ -64,7 +43,7 @@ describe("mpopt import", () => {
   it("answers an unknown name with exit code 2 and the presets", async () => {
     await run("llama-9", "--json");
     expect(process.exitCode).toBe(2);
-    const { error } = JSON.parse(out);
+    const { error } = JSON.parse(captured.out);
     expect(error.code).toBe("E_USAGE");
     expect(error.notes[0]).toContain("llama-3.1-405b");
   });

@@ -1,5 +1,6 @@
 import { MpoptError } from "../../contracts/index.js";
 import { checkLayeredGraph, type LayeredGraph, type LayeredVariant } from "../../models/layered.js";
+import { divisors } from "../candidates.js";
 
 /** What Piper's drivers set beside the graph. */
 export interface PiperOptions {
@@ -62,14 +63,7 @@ export function isAllowed(variant: LayeredVariant, options: PiperOptions): boole
 /** Data-parallel degrees in ascending order: divisors of the batch, at most one a device. */
 export function dataDegrees({ batch, devices, allowData }: PiperOptions): number[] {
   if (allowData === false) return [1];
-  const small: number[] = [];
-  const large: number[] = [];
-  for (let d = 1; d * d <= batch; d++) {
-    if (batch % d !== 0) continue;
-    small.push(d);
-    if (d * d !== batch) large.push(batch / d);
-  }
-  return [...small, ...large.reverse()].filter((d) => d <= devices);
+  return divisors(batch).filter((degree) => degree <= devices);
 }
 
 /** Seconds that all-reducing one parameter byte adds to `d` replicas' sum of stage times: 4 (d - 1) / (B b). */
