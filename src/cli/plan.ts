@@ -1,5 +1,11 @@
 import { loadCluster } from "../cluster/index.js";
-import { type Job, MpoptError, serialize, writeFileAtomic } from "../contracts/index.js";
+import {
+  defaultMemoryFraction,
+  type Job,
+  MpoptError,
+  serialize,
+  writeFileAtomic,
+} from "../contracts/index.js";
 import { lossyFor } from "../launch/index.js";
 import { loadModel } from "../models/index.js";
 import { createPlan } from "../plan/index.js";
@@ -94,7 +100,12 @@ export const planCommand = () =>
     .option("--objective <objective>", "what to minimise: time", "time")
     .option("--dtype <dtype>", "type of parameters and activations (default: bf16, on CPUs f32)")
     .option("--time-limit <s>", "seconds for the search", positiveNumber, 60)
-    .option("--memory-fraction <x>", "share of device memory that may be filled", positiveNumber, 0.94)
+    .option(
+      "--memory-fraction <x>",
+      "share of device memory that may be filled",
+      positiveNumber,
+      defaultMemoryFraction,
+    )
     .option("--data <n>", "pin the data-parallel degree", positiveInteger)
     .option("--tensor <n>", "pin the tensor-parallel degree", positiveInteger)
     .option("--pipeline <n>", "pin the number of stages", positiveInteger)

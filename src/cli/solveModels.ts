@@ -1,5 +1,5 @@
 import { loadCluster } from "../cluster/index.js";
-import { MpoptError } from "../contracts/index.js";
+import { defaultMemoryFraction, MpoptError } from "../contracts/index.js";
 import type { LayeredGraph } from "../models/layered.js";
 import { unitsWarning } from "../models/pipedream.js";
 import { solveAlpa } from "../search/inter/alpa.js";
@@ -38,7 +38,16 @@ function levelsOf(options: SolveOptions, model: string): { machines: number[]; b
 }
 
 function machineFrom(options: SolveOptions): Machine {
-  if (options.cluster !== undefined) return machineOf(loadCluster(options.cluster), 0.94);
+  const { cluster, machines: counts, bandwidth, memory } = options;
+  if (cluster !== undefined) {
+    if (counts ?? bandwidth ?? memory) {
+      throw new MpoptError(
+        "E_USAGE",
+        "Expected either --cluster or --machines, --bandwidth and --memory but found both.",
+      );
+    }
+    return machineOf(loadCluster(cluster), defaultMemoryFraction);
+  }
   const { machines, bandwidths } = levelsOf(options, "mpopt");
   return machineOfLevels(machines, bandwidths, options.memory ?? Number.POSITIVE_INFINITY);
 }

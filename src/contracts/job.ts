@@ -27,6 +27,9 @@ export const pinsSchema = z.strictObject({
 });
 export type Pins = z.infer<typeof pinsSchema>;
 
+/** Share of a device's memory that a plan may fill where the job does not say. */
+export const defaultMemoryFraction = 0.94;
+
 export const jobSchema = z.strictObject({
   schema: z.literal("mpopt.job/1"),
   /** Sequences in one optimizer step, over all ranks. */
@@ -43,10 +46,10 @@ export const jobSchema = z.strictObject({
   limits: z
     .strictObject({
       /** Share of a device's memory that a plan may fill. */
-      memoryFraction: z.number().positive().max(1).default(0.94),
+      memoryFraction: z.number().positive().max(1).default(defaultMemoryFraction),
       /** Wall-clock limit of the search. */
       searchSeconds: z.number().positive().default(60),
     })
-    .default({ memoryFraction: 0.94, searchSeconds: 60 }),
+    .default({ memoryFraction: defaultMemoryFraction, searchSeconds: 60 }),
 });
 export type Job = z.infer<typeof jobSchema>;

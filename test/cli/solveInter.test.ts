@@ -131,6 +131,11 @@ describe("mpopt solve in the terms of other planners", () => {
       2,
       /with the cost model alpa but found --straight/,
     ],
+    [
+      ["--format", "pipedream", "--cost-model", "mpopt", "--cluster", "h100-sxm:4x1", "--memory", "8GiB"],
+      2,
+      /found both/,
+    ],
     [["--format", "model"], 2, /Expected --cluster for --format model/],
     [["--format", "piper", "--machines", "4"], 2, /Expected options of --format piper but found --machines/],
     [["--format", "pipedream", "--machines", "4"], 2, /Expected --bandwidth for the cost model pipedream/],
