@@ -58,17 +58,9 @@ export class Loads {
 
   /** Load of another device once the block is on it; Infinity where its memory does not hold the block. */
   withBlock(block: number, device: number): number {
-    const { devices, nets, netsOf, bytes, memoryBytes } = this.problem;
-    let load = this.load[device]! + this.time(block, device);
-    if (device >= devices) return load;
-    if (this.bytes[device]! + bytes[block]! > memoryBytes) return Number.POSITIVE_INFINITY;
-    for (const net of netsOf[block]!) {
-      const { cost, members } = nets[net]!;
-      const held = this.#inside[net * this.count + device]!;
-      if (held === 0) load += cost;
-      else if (held === members.length - 1) load -= cost;
-    }
-    return load;
+    const { devices, bytes, memoryBytes } = this.problem;
+    if (device < devices && this.bytes[device]! + bytes[block]! > memoryBytes) return Number.POSITIVE_INFINITY;
+    return this.#unlimited(block, device);
   }
 
   move(block: number, to: number): void {
@@ -88,8 +80,9 @@ export class Loads {
 
   /** As `withBlock`, with no regard to memory: a move that a later one takes back may break it. */
   #unlimited(block: number, device: number): number {
-    const { nets, netsOf } = this.problem;
+    const { devices, nets, netsOf } = this.problem;
     let load = this.load[device]! + this.time(block, device);
+    if (device >= devices) return load;
     for (const net of netsOf[block]!) {
       const { cost, members } = nets[net]!;
       const held = this.#inside[net * this.count + device]!;
