@@ -59,7 +59,8 @@ export class Loads {
   /** Load of another device once the block is on it; Infinity where its memory does not hold the block. */
   withBlock(block: number, device: number): number {
     const { devices, bytes, memoryBytes } = this.problem;
-    if (device < devices && this.bytes[device]! + bytes[block]! > memoryBytes) return Number.POSITIVE_INFINITY;
+    if (device < devices && this.bytes[device]! + bytes[block]! > memoryBytes)
+      return Number.POSITIVE_INFINITY;
     return this.#unlimited(block, device);
   }
 
