@@ -1,6 +1,14 @@
 import type { Potentials, Relaxation, StageLimits } from "./generalBound.js";
 import type { WorkBudget } from "./generalBudget.js";
-import { emptyLabel, grow, type Label, objectiveOf } from "./generalLabel.js";
+import {
+  comesBefore,
+  emptyLabel,
+  grow,
+  type Label,
+  memorySentence,
+  objectiveOf,
+  sameFigure,
+} from "./generalLabel.js";
 import type { StageModel, StageVariant } from "./stageModel.js";
 
 /** What is known of the stages up to each cut in any plan below a value. */
@@ -17,6 +25,8 @@ export interface LabelSearchOptions {
   keep: number;
   /** Plans above this value are dropped. */
   below: number;
+  /** Goes on among the plans of value `below` for the one that comes first (`comesBefore`). */
+  ties?: boolean;
   labelLimit: number;
   completion?: Completion;
 }
@@ -49,7 +59,7 @@ export class LabelSearch {
   }
 
   run(options: LabelSearchOptions): { label?: Label; value: number; complete: boolean } {
-    const { keep, below, labelLimit, completion } = options;
+    const { keep, below, labelLimit, completion, ties = false } = options;
     const model = this.#model;
     const places = this.#devices + 1;
     const { period } = model.runs;
@@ -63,7 +73,7 @@ export class LabelSearch {
     const firsts = this.#firstPlaces(completion);
     let best: Label | undefined;
     // A plan of the same value as the known one is found again, so that its labels are at hand.
-    let value = below * (1 + 1e-12);
+    let value = below * (1 + (ties ? 10 : 1) * sameFigure);
     let count = 0;
     let complete = true;
     const enter = (label: Label, variant: StageVariant, from: number, to: number, replicas: number) => {
@@ -77,17 +87,17 @@ export class LabelSearch {
         return;
       }
       const grown = grow(model, label, from, first, shape, cost);
-      if (this.#bound(grown, from, completion) >= value) return;
+      const bound = this.#bound(grown, from, completion);
+      if (ties ? bound > value : bound >= value) return;
       if (from === 0) {
-        const found = objectiveOf(grown, this.#steady);
-        if (found < value || (found === value && best && grown.sum < best.sum)) {
-          best = grown;
-          value = found;
-        }
+        if (ties && best && !comesBefore(grown, best)) return;
+        best = grown;
+        if (!ties) value = bound;
         return;
       }
+      if (ties && best && grown.sum + model.least(from).seconds > best.sum * (1 + sameFigure)) return;
       labels[from] ??= new Map();
-      if (this.#insert(labels[from], grown, period)) count++;
+      if (this.#insert(labels[from], grown, period, ties)) count++;
     };
     for (let cut = last; cut > 0; cut--) {
       const here = labels[cut];
@@ -123,7 +133,7 @@ export class LabelSearch {
               if (hope <= 0) continue;
               least = this.#relaxation.replicas;
             }
-            const most = this.#mostReplicas(variant.tensor, room);
+            const most = model.mostReplicas(variant.tensor, room);
             for (let replicas = least; replicas <= most; replicas++) {
               seen += 8 * list.length;
               for (const label of list) enter(label, variant, from, cut, replicas);
@@ -138,12 +148,6 @@ export class LabelSearch {
       }
     }
     return { label: best, value: best ? value : below, complete };
-  }
-
-  #mostReplicas(tensor: number, room: number): number {
-    const { replicate, microBatches } = this.#model.options;
-    const most = Math.min(microBatches, Math.floor(room / tensor));
-    return replicate === false ? Math.min(1, most) : most;
   }
 
   /** For each cut, the first place that leaves devices enough before it. */
@@ -184,18 +188,17 @@ export class LabelSearch {
   #remember(needed: number, limit: number, first: number, width: number): void {
     const excess = needed - limit;
     if (excess >= this.#closest.excess) return;
-    const gib = (bytes: number) => `${(bytes / 2 ** 30).toPrecision(6)} GiB`;
-    const devices = width === 1 ? `device ${first}` : `devices ${first} to ${first + width - 1}`;
-    this.#closest = {
-      excess,
-      sentence: `Memory: a stage on ${devices} needs ${gib(needed)} of ${gib(limit)}.`,
-    };
+    this.#closest = { excess, sentence: memorySentence(needed, limit, first, width) };
   }
 
   /** Adds a label unless another one is as good in everything; drops those that it beats. */
-  #insert(at: Map<number, Label[]>, label: Label, period: number): boolean {
+  #insert(at: Map<number, Label[]>, label: Label, period: number, ties: boolean): boolean {
+    // Among plans of one `steady` value, how close a stage comes to it does not matter.
+    const free = ties && this.#steady;
     const beats = (a: Label, b: Label) =>
-      a.replicas <= b.replicas && a.sum <= b.sum && a.worst <= b.worst && a.sync <= b.sync;
+      a.replicas <= b.replicas &&
+      (ties ? !comesBefore(b, a) : a.sum <= b.sum) &&
+      (free || (a.worst <= b.worst && a.sync <= b.sync));
     for (let place = label.device + period; place <= this.#devices; place += period) {
       const others = at.get(place);
       if (others) for (const other of others) if (beats(other, label)) return false;

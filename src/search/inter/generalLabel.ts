@@ -11,6 +11,10 @@ export interface Label {
   worst: number;
   /** max G; 0 for `steady`, where it is part of `worst`. */
   sync: number;
+  /** Bytes sent in a step. */
+  traffic: number;
+  /** Memory of the fullest device. */
+  memoryBytes: number;
   /** First device of the first stage; for an empty plan, the device after the last one in use. */
   device: number;
   stage?: { cut: number; shape: StageShape; seconds: number; memoryBytes: number };
@@ -18,12 +22,36 @@ export interface Label {
 }
 
 export function emptyLabel(device: number): Label {
-  return { replicas: 0, sum: 0, worst: 0, sync: 0, device };
+  return { replicas: 0, sum: 0, worst: 0, sync: 0, traffic: 0, memoryBytes: 0, device };
 }
 
 /** Objective of a whole plan. */
 export function objectiveOf(label: Label, steady: boolean): number {
   return steady ? label.worst : label.sum + label.worst + label.sync;
+}
+
+/** Figures closer than this share of themselves are one figure: sums differ by their order alone. */
+export const sameFigure = 1e-12;
+
+/**
+ * Which of two plans of one value goes first: the one with the smaller sum of stage times, then with less
+ * traffic, then with less memory on the fullest device.
+ */
+export function comesBefore(a: TieFigures, b: TieFigures): boolean {
+  if (differ(a.sum, b.sum)) return a.sum < b.sum;
+  if (differ(a.traffic, b.traffic)) return a.traffic < b.traffic;
+  return differ(a.memoryBytes, b.memoryBytes) && a.memoryBytes < b.memoryBytes;
+}
+
+/** Sum of the stage times, bytes sent in a step, bytes of the fullest device. */
+export interface TieFigures {
+  sum: number;
+  traffic: number;
+  memoryBytes: number;
+}
+
+function differ(a: number, b: number): boolean {
+  return Math.abs(a - b) > sameFigure * Math.max(Math.abs(a), Math.abs(b));
 }
 
 /** A stage before the others. */
@@ -46,6 +74,8 @@ export function grow(
     sum: label.sum + latencySeconds,
     worst: Math.max(label.worst, own),
     sync: steady ? 0 : Math.max(label.sync, syncSeconds),
+    traffic: label.traffic + model.traffic(from, label.stage?.cut, shape),
+    memoryBytes: Math.max(label.memoryBytes, memoryBytes),
     device: first,
     stage: { cut: from, shape, seconds: latencySeconds, memoryBytes },
     next: label,
@@ -74,4 +104,11 @@ export function stagesOf(model: StageModel, label: Label): InterStage[] {
     from = to;
   }
   return stages;
+}
+
+/** What a run of devices misses, for the user. */
+export function memorySentence(needed: number, limit: number, first: number, width: number): string {
+  const gib = (bytes: number) => `${(bytes / 2 ** 30).toPrecision(6)} GiB`;
+  const devices = width === 1 ? `device ${first}` : `devices ${first} to ${first + width - 1}`;
+  return `Memory: a stage on ${devices} needs ${gib(needed)} of ${gib(limit)}.`;
 }

@@ -13,6 +13,14 @@ import { DeviceRuns, type Machine, ringSeconds, sendSeconds } from "./machine.js
  *
  * Objectives: `steady`, the largest L_s / d + G_s / m (seconds a micro-batch; PipeDream, SOSP'19, section 3.1);
  * `step`, sum L_s + max (ceil(m / d) - 1) L_s + max G_s (fill, steady state and drain, then synchronisation).
+ *
+ * With `chunks`, a run of devices may hold several stages that do not follow each other, all of one shape but
+ * for recomputation. Of a run g, T_g, G_g and the memory are sums over its stages, and F_g is the L of its first
+ * one. `steady` is the largest T_g / d + G_g / m; `step` is the larger of sum L_s, the way of one micro-batch,
+ * and sum F_g + max (ceil(m / d) T_g - F_g), plus max G_g: a run starts once the runs before it have passed
+ * their first chunk on, which for equal chunks is the bubble of interleaved 1F1B, (p - 1) / v rounds (Narayanan
+ * et al., SC'21, section 2.2). With one chunk a run it is the same as above. A stage counts all stages behind it
+ * as in flight, whatever run they are on.
  */
 export interface InterModelOptions {
   machine: Machine;
@@ -26,6 +34,17 @@ export interface InterModelOptions {
   tensor?: readonly number[];
   /** False leaves recomputed variants out. */
   recompute?: boolean;
+  /** Stages that one run of devices may hold; 1 by default. */
+  chunks?: number;
+}
+
+/** Cost of one candidate stage without its transfers. */
+export interface StageWork {
+  workSeconds: number;
+  syncSeconds: number;
+  memoryBytes: number;
+  /** What the smallest device of the run may hold. */
+  limitBytes: number;
 }
 
 /** Cost of one candidate stage. */
@@ -131,28 +150,55 @@ export class StageModel {
    * undefined where some node lacks the variant.
    */
   cost(from: number, to: number, first: number, shape: StageShape, later: number): StageCost | undefined {
+    const work = this.work(from, to, first, shape, later);
+    if (!work) return undefined;
+    const { machine } = this.options;
+    const behind = first + shape.replicas * shape.tensor;
+    let latencySeconds = work.workSeconds;
+    if (to < this.cuts - 1) latencySeconds += sendSeconds(machine, this.liveBytes[to]!, behind - 1, behind);
+    if (from > 0) latencySeconds += sendSeconds(machine, this.liveBytes[from]!, first, first - 1);
+    const { syncSeconds, memoryBytes, limitBytes } = work;
+    return { latencySeconds, syncSeconds, memoryBytes, limitBytes };
+  }
+
+  /** As `cost`, without the transfers to its neighbours. */
+  work(from: number, to: number, first: number, shape: StageShape, later: number): StageWork | undefined {
     const sums =
       this.variants[this.tensors.indexOf(shape.tensor) * this.recomputes.length + (shape.recompute ? 1 : 0)];
     if (!sums || sums.missing[to]! > sums.missing[from]!) return undefined;
-    const { machine, microBatches, overlap = 0 } = this.options;
+    const { microBatches, overlap = 0 } = this.options;
     const { replicas, tensor } = shape;
     const { slowdown, link, memoryBytes } = this.runs.run(first, replicas, tensor);
-    const width = replicas * tensor;
     const backward = slowdown * (sums.backward[to]! - sums.backward[from]!);
-    let latencySeconds = slowdown * (sums.forward[to]! - sums.forward[from]!) + backward;
-    if (to < this.cuts - 1) {
-      latencySeconds += sendSeconds(machine, this.liveBytes[to]!, first + width - 1, first + width);
-    }
-    if (from > 0) latencySeconds += sendSeconds(machine, this.liveBytes[from]!, first, first - 1);
     const ring = ringSeconds(sums.parameters[to]! - sums.parameters[from]!, replicas, link);
     const inFlight = Math.min(Math.ceil(microBatches / replicas), Math.ceil((later + replicas) / replicas));
     return {
-      latencySeconds,
+      workSeconds: slowdown * (sums.forward[to]! - sums.forward[from]!) + backward,
       syncSeconds: Math.max(0, ring - overlap * backward),
       memoryBytes:
         sums.fixed[to]! - sums.fixed[from]! + inFlight * (sums.activations[to]! - sums.activations[from]!),
       limitBytes: memoryBytes,
     };
+  }
+
+  /**
+   * Bytes that a step sends for a stage: activations onwards and gradients back at its end, where there is one
+   * more stage, and the reduction of its gradients, 2 (d - 1) times those of a device in each of the t rings.
+   * @param to the cut where the stage ends; undefined for the last stage.
+   */
+  traffic(from: number, to: number | undefined, { tensor, replicas, recompute }: StageShape): number {
+    const { parameters } =
+      this.variants[this.tensors.indexOf(tensor) * this.recomputes.length + (recompute ? 1 : 0)]!;
+    const end = to ?? this.cuts - 1;
+    const passed = to === undefined ? 0 : 2 * this.options.microBatches * this.liveBytes[to]!;
+    return passed + 2 * (replicas - 1) * tensor * (parameters[end]! - parameters[from]!);
+  }
+
+  /** Replicas that a stage may have at most on so many devices. */
+  mostReplicas(tensor: number, devices: number): number {
+    const { replicate, microBatches } = this.options;
+    const most = Math.min(microBatches, Math.floor(devices / tensor));
+    return replicate === false ? Math.min(1, most) : most;
   }
 
   /** Sums over the nodes of a cut that no plan goes below: seconds, and seconds x devices. */

@@ -1,0 +1,166 @@
+import { nodesOf } from "./linearise.js";
+import { sendSeconds } from "./machine.js";
+import type { InterStage } from "./solution.js";
+import type { StageModel } from "./stageModel.js";
+
+/** A run of devices and what the stages on it need together. */
+export interface ChunkRun {
+  first: number;
+  tensor: number;
+  replicas: number;
+  /** Stages on the run so far. */
+  stages: number;
+  /** T: sum of L. */
+  seconds: number;
+  /** F: L of the run's first stage. */
+  firstSeconds: number;
+  syncSeconds: number;
+  memoryBytes: number;
+  limitBytes: number;
+}
+
+/**
+ * A partial plan with several stages a run: the stages from a cut to the end. Runs tile a part of the line, and
+ * are numbered from the last device to the first, in the order in which they are met from the last stage.
+ */
+export interface ChunkLabel {
+  /** Replicas of all stages. */
+  replicas: number;
+  /** Sum of L. */
+  sum: number;
+  /** Bytes sent in a step. */
+  traffic: number;
+  /** Memory of the fullest device. */
+  memoryBytes: number;
+  /** Device in front of which the next run ends. */
+  device: number;
+  runs: readonly ChunkRun[];
+  /** Run of the first stage; -1 for none. */
+  front: number;
+  stage?: { from: number; to: number; recompute: boolean; seconds: number; memoryBytes: number };
+  next?: ChunkLabel;
+}
+
+export function emptyChunkLabel(device: number): ChunkLabel {
+  return { replicas: 0, sum: 0, traffic: 0, memoryBytes: 0, device, runs: [], front: -1 };
+}
+
+/** Value of the objective over the runs so far; no plan that ends in these stages is below it for `steady`. */
+export function chunkObjective(model: StageModel, { runs, sum }: ChunkLabel): number {
+  const { microBatches, objective } = model.options;
+  let worst = 0;
+  let sync = 0;
+  let fill = 0;
+  for (const run of runs) {
+    if (objective === "steady") {
+      worst = Math.max(worst, run.seconds / run.replicas + run.syncSeconds / microBatches);
+      continue;
+    }
+    fill += run.firstSeconds;
+    worst = Math.max(worst, Math.ceil(microBatches / run.replicas) * run.seconds - run.firstSeconds);
+    sync = Math.max(sync, run.syncSeconds);
+  }
+  return objective === "steady" ? worst : Math.max(sum, fill + worst) + sync;
+}
+
+/**
+ * A stage before the others, on run `at`, or on a new run of `shape` where `at` is the number of runs.
+ * @returns undefined where some node lacks the variant, the line ends, or the memory does; the last with how
+ * much is missing told to `short`.
+ */
+export function growChunk(
+  model: StageModel,
+  label: ChunkLabel,
+  from: number,
+  to: number,
+  at: number,
+  shape: { tensor: number; replicas: number },
+  recompute: boolean,
+  short?: (needed: number, limit: number, first: number, width: number) => void,
+): ChunkLabel | undefined {
+  const { machine } = model.options;
+  const old = label.runs[at];
+  const { tensor, replicas } = old ?? shape;
+  const width = tensor * replicas;
+  const first = old ? old.first : label.device - width;
+  if (first < 0) return undefined;
+  const work = model.work(from, to, first, { tensor, replicas, recompute }, label.replicas);
+  if (!work) return undefined;
+  const memoryBytes = (old ? old.memoryBytes : 0) + work.memoryBytes;
+  if (memoryBytes > work.limitBytes) {
+    short?.(memoryBytes, work.limitBytes, first, width);
+    return undefined;
+  }
+  const front = label.runs[label.front];
+  let sent = 0;
+  if (front) {
+    const [a, b] = first < front.first ? [first + width - 1, front.first] : [first, lastOf(front)];
+    sent = sendSeconds(machine, model.liveBytes[to]!, a, b);
+  }
+  const seconds = work.workSeconds + sent;
+  const runs = label.runs.slice();
+  // The stage in front of which this one is put sends its gradients back.
+  if (front) {
+    runs[label.front] = {
+      ...front,
+      seconds: front.seconds + sent,
+      firstSeconds: front.firstSeconds + sent,
+    };
+  }
+  runs[at] = {
+    first,
+    tensor,
+    replicas,
+    stages: (old ? old.stages : 0) + 1,
+    seconds: (old ? old.seconds : 0) + seconds,
+    firstSeconds: seconds,
+    syncSeconds: (old ? old.syncSeconds : 0) + work.syncSeconds,
+    memoryBytes,
+    limitBytes: work.limitBytes,
+  };
+  return {
+    replicas: label.replicas + replicas,
+    sum: label.sum + seconds + sent,
+    traffic: label.traffic + model.traffic(from, front && to, { tensor, replicas, recompute }),
+    memoryBytes: Math.max(label.memoryBytes, memoryBytes),
+    device: old ? label.device : first,
+    runs,
+    front: at,
+    stage: { from, to, recompute, seconds, memoryBytes: work.memoryBytes },
+    next: label,
+  };
+}
+
+function lastOf(run: ChunkRun): number {
+  return run.first + run.tensor * run.replicas - 1;
+}
+
+/** Stages first to last; `memoryBytes` of a stage is its own part of its run's. */
+export function stagesOfChunks(model: StageModel, plan: ChunkLabel): InterStage[] {
+  const { machine } = model.options;
+  const stages: InterStage[] = [];
+  let before: ChunkRun | undefined;
+  for (let label: ChunkLabel | undefined = plan; label?.stage; label = label.next) {
+    const { from, to, recompute, memoryBytes } = label.stage;
+    const run = plan.runs[label.front]!;
+    const inside = new Set(nodesOf(model.bits, from * model.words, model.words));
+    const nodes = nodesOf(model.bits, to * model.words, model.words).filter((node) => !inside.has(node));
+    const width = run.replicas * run.tensor;
+    let seconds = label.stage.seconds;
+    if (before) {
+      const [a, b] = before.first < run.first ? [lastOf(before), run.first] : [before.first, lastOf(run)];
+      seconds += sendSeconds(machine, model.liveBytes[from]!, a, b);
+    }
+    stages.push({
+      nodes,
+      replicas: run.replicas,
+      tensor: run.tensor,
+      recomputed: recompute ? nodes : [],
+      devices: Array.from({ length: width }, (_, i) => run.first + i),
+      seconds,
+      memoryBytes,
+    });
+    before = run;
+  }
+  return stages;
+}
