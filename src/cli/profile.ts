@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError } from "commander";
+import { evenLevels } from "../cluster/index.js";
 import { type DryRun, planProfile, profileCluster } from "../cluster/profile.js";
 import { type Cluster, serialize, writeFileAtomic } from "../contracts/index.js";
 import { type Context, defineCommand, positiveInteger } from "./context.js";
@@ -83,7 +84,7 @@ function gigabytes(bytes: number): string {
 /** The few numbers that a person checks first; the document holds the rest. */
 export function profileText(cluster: Cluster): string {
   const device = cluster.devices[0]!;
-  const link = cluster.topology.levels[0]!.link;
+  const { link } = evenLevels(cluster)[0]!;
   const rows: [string, string, string][] = [
     ["memory of one device", gigabytes(device.memoryBytes.value), device.memoryBytes.provenance],
   ];

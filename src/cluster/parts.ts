@@ -130,3 +130,9 @@ export const parts: Readonly<Record<string, Part>> = {
     },
   },
 };
+
+/** Other names of parts: both A100s are the SXM modules. */
+export const aliases: Readonly<Record<string, string>> = {
+  "a100-sxm-40": "a100-40",
+  "a100-sxm-80": "a100-80",
+};

@@ -1,5 +1,13 @@
-import { type Cluster, type ComputeTable, type Dtype, type Level, MpoptError } from "../contracts/index.js";
-import { type Part, parts } from "./parts.js";
+import {
+  type Cluster,
+  type ComputeTable,
+  type Device,
+  type Dtype,
+  type Level,
+  type Link,
+  MpoptError,
+} from "../contracts/index.js";
+import { aliases, type Part, parts } from "./parts.js";
 
 export const clusterPresetNames: readonly string[] = Object.keys(parts);
 
@@ -57,65 +65,162 @@ function largestDivisorUpTo(n: number, limit: number): number {
   return 1;
 }
 
-function levels(part: Part, devicesPerNode: number, nodes: number): Level[] {
-  const assumed = (value: number, source: string) => ({ value, provenance: "assumed" as const, source });
-  const fast = {
-    latencySeconds: assumed(3e-6, "per ring step of an 8-GPU all-reduce of 32 KiB (stas00/ml-engineering)"),
-    bytesPerSecond: assumed(part.nodeBytesPerSecond, part.sources.links),
-    points: [],
+const assumed = (value: number, source: string) => ({ value, provenance: "assumed" as const, source });
+
+function deviceOf(name: string, count: number): Device {
+  const part = parts[name]!;
+  const dataSheet = part.sources.memory;
+  return {
+    kind: name,
+    type: part.type,
+    count,
+    memoryBytes: assumed(part.memoryBytes, dataSheet),
+    peakFlopsPerSecond: Object.fromEntries(
+      Object.entries(part.peakFlopsPerSecond).map(([dtype, peak]) => [dtype, assumed(peak, dataSheet)]),
+    ),
+    memoryBytesPerSecond: assumed(part.memoryBytesPerSecond, dataSheet),
+    launchSeconds: assumed(5e-6, "typical time from the call to the start of a kernel"),
+    compute: computeTables(part),
   };
-  const slow = {
-    latencySeconds: assumed(6e-6, "InfiniBand round through the NIC and GPUDirect, typical figure"),
-    bytesPerSecond: assumed(part.networkBytesPerSecond, part.sources.links),
-    points: [],
+}
+
+/** The links inside a node, and those of its network card. */
+function linksOf({ nodeBytesPerSecond, networkBytesPerSecond, sources }: Part): {
+  node: Link;
+  network: Link;
+} {
+  const ringStep = "per ring step of an 8-GPU all-reduce of 32 KiB (stas00/ml-engineering)";
+  return {
+    node: {
+      latencySeconds: assumed(3e-6, ringStep),
+      bytesPerSecond: assumed(nodeBytesPerSecond, sources.links),
+      points: [],
+    },
+    network: {
+      latencySeconds: assumed(6e-6, "InfiniBand round through the NIC and GPUDirect, typical figure"),
+      bytesPerSecond: assumed(networkBytesPerSecond, sources.links),
+      points: [],
+    },
   };
-  const result: Level[] = [{ name: "node", groupSize: devicesPerNode, link: fast }];
-  const domain = largestDivisorUpTo(nodes, part.nodesInDomain);
-  if (domain > 1) result.push({ name: "domain", groupSize: domain, link: fast });
-  if (nodes > domain) result.push({ name: "network", groupSize: nodes / domain, link: slow });
+}
+
+/** Equal nodes of one part. */
+interface Nodes {
+  name: string;
+  part: Part;
+  devicesPerNode: number;
+  nodes: number;
+}
+
+/** The term of a preset, such as `h100-sxm:8x16`; undefined where it is none. */
+function parseNodes(term: string): Nodes | undefined {
+  const match = /^([a-z0-9-]+)(?::(\d+)x(\d+))?$/.exec(term);
+  const name = match ? (aliases[match[1]!] ?? match[1]!) : "";
+  const devicesPerNode = Number(match?.[2] ?? 8);
+  const nodes = Number(match?.[3] ?? 1);
+  if (!Object.hasOwn(parts, name) || devicesPerNode < 1 || nodes < 1) return undefined;
+  return { name, part: parts[name]!, devicesPerNode, nodes };
+}
+
+/** One group of a level: how many members it has, what joins them, and its own link upward. */
+interface PresetGroup {
+  size: number;
+  link: Link;
+  upward: Link;
+}
+
+/** A level in the shortest form that says it: one size and one link where they are the same everywhere. */
+function levelOf(name: string, groups: readonly PresetGroup[]): Level {
+  const [first] = groups;
+  const equalSizes = groups.every(({ size }) => size === first!.size);
+  const equalLinks = groups.every(({ link }) => sameLink(link, first!.link));
+  return {
+    name,
+    ...(equalSizes ? { groupSize: first!.size } : { groupSizes: groups.map(({ size }) => size) }),
+    ...(equalLinks ? { link: first!.link } : { links: groups.map(({ link }) => link) }),
+  };
+}
+
+function sameLink(a: Link, b: Link): boolean {
+  return (
+    a.bytesPerSecond.value === b.bytesPerSecond.value && a.latencySeconds.value === b.latencySeconds.value
+  );
+}
+
+/** Nodes, the domains of nodes that share fast links where a part has them, and the network. */
+function levelsOf(terms: readonly Nodes[]): Level[] {
+  const nodes: PresetGroup[] = [];
+  const domains: PresetGroup[] = [];
+  for (const term of terms) {
+    const { node, network } = linksOf(term.part);
+    const size = largestDivisorUpTo(term.nodes, term.part.nodesInDomain);
+    const group = { link: node, upward: network };
+    for (let i = 0; i < term.nodes; i++) nodes.push({ ...group, size: term.devicesPerNode });
+    for (let i = 0; i < term.nodes; i += size) domains.push({ ...group, size });
+  }
+  const result = [levelOf("node", nodes)];
+  if (domains.some(({ size }) => size > 1)) result.push(levelOf("domain", domains));
+  if (domains.length > 1) {
+    const upward = domains.map((domain) => domain.upward);
+    const equal = upward.every((link) => sameLink(link, upward[0]!));
+    const links = equal ? { link: upward[0]! } : { memberLinks: upward };
+    result.push({ name: "network", groupSize: domains.length, ...links });
+  }
   return result;
 }
 
 /**
- * A cluster of `nodes` nodes with `devicesPerNode` devices each, from data sheets and published benchmarks.
- * @param reference `h100-sxm:8x16` (devices a node x nodes), or a bare part name for one node of 8.
- * @throws MpoptError E_USAGE when the part or the form is unknown.
+ * Checks the terms of a preset.
+ * @throws MpoptError E_USAGE where a part or the form is unknown, or where types of device are mixed.
  */
-export function clusterPreset(reference: string): Cluster {
-  const match = /^([a-z0-9-]+)(?::(\d+)x(\d+))?$/.exec(reference);
-  const part = match ? parts[match[1]!] : undefined;
-  const devicesPerNode = Number(match?.[2] ?? 8);
-  const nodes = Number(match?.[3] ?? 1);
-  if (!part || devicesPerNode < 1 || nodes < 1) {
+function parsePreset(reference: string): Nodes[] {
+  const texts = reference.split("+");
+  const terms = texts.map((text) => {
+    const found = parseNodes(text);
+    if (found) return found;
     throw new MpoptError(
       "E_USAGE",
-      `Expected a cluster file or PART:GPUSxNODES such as h100-sxm:8x16 but found "${reference}".`,
-      [`Parts: ${clusterPresetNames.join(", ")}.`],
+      texts.length === 1
+        ? `Expected a cluster file or PART:GPUSxNODES such as h100-sxm:8x16 but found "${reference}".`
+        : `Expected PART:GPUSxNODES such as h100-sxm:8x16 on both sides of every + but found "${text}" in "${reference}".`,
+      [
+        `Parts: ${clusterPresetNames.join(", ")}.`,
+        ...(texts.length === 1 ? ["Join hosts that differ by +, as in h100-sxm:8x2+a100-80:4x3."] : []),
+      ],
+    );
+  });
+  const other = terms.find(({ part }) => part.type !== terms[0]!.part.type);
+  if (other) {
+    throw new MpoptError(
+      "E_USAGE",
+      `Expected parts that one communication library joins but found ${terms[0]!.name} (${terms[0]!.part.type}) and ${other.name} (${other.part.type}) in "${reference}".`,
     );
   }
-  const count = devicesPerNode * nodes;
-  const assumed = (value: number, source: string) => ({ value, provenance: "assumed" as const, source });
-  const dataSheet = part.sources.memory;
+  return terms;
+}
+
+/**
+ * A cluster from data sheets and published benchmarks: `nodes` nodes with `devicesPerNode` devices each, or
+ * several such groups of nodes one after another, each node with its own network card.
+ * @param reference `h100-sxm:8x16` (devices a node x nodes), a bare part name for one node of 8, or a sum of
+ *   them: `h100-sxm:8x2+a100-80:4x3`.
+ * @throws MpoptError E_USAGE when a part or the form is unknown.
+ */
+export function clusterPreset(reference: string): Cluster {
+  const terms = parsePreset(reference);
+  const devices: Device[] = [];
+  for (const { name, devicesPerNode, nodes } of terms) {
+    const before = devices.at(-1);
+    if (before?.kind === name) before.count += devicesPerNode * nodes;
+    else devices.push(deviceOf(name, devicesPerNode * nodes));
+  }
   return {
     schema: "mpopt.cluster/1",
-    name: `${match![1]}:${devicesPerNode}x${nodes}`,
+    name: terms.map(({ name, devicesPerNode, nodes }) => `${name}:${devicesPerNode}x${nodes}`).join("+"),
     source: reference,
     environment: { libraries: {}, clocks: {} },
-    devices: [
-      {
-        kind: match![1]!,
-        type: part.type,
-        count,
-        memoryBytes: assumed(part.memoryBytes, dataSheet),
-        peakFlopsPerSecond: Object.fromEntries(
-          Object.entries(part.peakFlopsPerSecond).map(([dtype, peak]) => [dtype, assumed(peak, dataSheet)]),
-        ),
-        memoryBytesPerSecond: assumed(part.memoryBytesPerSecond, dataSheet),
-        launchSeconds: assumed(5e-6, "typical time from the call to the start of a kernel"),
-        compute: computeTables(part),
-      },
-    ],
-    topology: { levels: levels(part, devicesPerNode, nodes) },
+    devices,
+    topology: { levels: levelsOf(terms) },
     measurements: [],
     overlap: {
       gradientReduction: assumed(

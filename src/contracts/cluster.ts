@@ -94,12 +94,25 @@ export const collectiveCurveSchema = z.object({
   source: z.string(),
 });
 
-/** Innermost first: level 0 joins devices, level 1 joins groups of level 0, and so on. */
+/**
+ * Innermost first: level 0 joins devices, level 1 joins groups of level 0, and so on; the last level has one
+ * group. Either `groupSize` or `groupSizes` is given, and one of `link`, `links` and `memberLinks`.
+ */
 export const levelSchema = z.object({
   name: z.string().min(1),
-  /** Members of the level below in one group of this level; every group has as many. */
-  groupSize: positiveInteger,
-  link: linkSchema,
+  /** Members of the level below in one group of this level, where every group has as many. */
+  groupSize: positiveInteger.optional(),
+  /** Members of each group of this level, where groups differ in size. */
+  groupSizes: z.array(positiveInteger).min(1).optional(),
+  /** Joins two members of one group, in every group alike. */
+  link: linkSchema.optional(),
+  /** One for each group: joins two of its members. */
+  links: z.array(linkSchema).min(1).optional(),
+  /**
+   * One for each member, the groups one after another: the member's own link into its group, such as a host's
+   * network card. Two members talk at the lower bandwidth and the longer latency of theirs.
+   */
+  memberLinks: z.array(linkSchema).min(1).optional(),
   /** Curves of collectives inside one group of this level; the link prices those that are missing. */
   collectives: z.array(collectiveCurveSchema).optional(),
 });
@@ -119,7 +132,7 @@ export const measurementSchema = z.object({
   method: z.string(),
 });
 
-export const clusterSchema = z.object({
+const clusterShape = z.object({
   schema: z.literal("mpopt.cluster/1"),
   name: z.string().min(1),
   source: z.string(),
@@ -148,6 +161,49 @@ export const clusterSchema = z.object({
   }),
   failedProbes: z.array(z.object({ probe: z.string(), reason: z.string() })).default([]),
 });
+
+export const clusterSchema = clusterShape.superRefine((cluster, context) => {
+  const fault = topologyFault(cluster);
+  if (!fault) return;
+  const path = ["topology", "levels", fault.level, fault.field];
+  context.addIssue({ code: "custom", path, message: fault.expected });
+});
+
+/**
+ * The first level whose sizes or links do not add up: each level takes all groups of the one below as members,
+ * and the last one has one group.
+ */
+function topologyFault({ devices, topology }: z.infer<typeof clusterShape>) {
+  const fault = (level: number, field: keyof Level, expected: string) => ({ level, field, expected });
+  let members = devices.reduce((sum, device) => sum + device.count, 0);
+  for (const [i, { groupSize, groupSizes, link, links, memberLinks }] of topology.levels.entries()) {
+    const last = i === topology.levels.length - 1;
+    const all = `the ${members} ${i === 0 ? "devices" : `groups of the level below`}`;
+    let groups: number;
+    if (groupSizes) {
+      if (groupSize) return fault(i, "groupSizes", "nothing beside groupSize");
+      const sum = groupSizes.reduce((total, size) => total + size, 0);
+      if (sum !== members) return fault(i, "groupSizes", `sizes that add up to ${all}, not to ${sum},`);
+      groups = groupSizes.length;
+    } else {
+      if (!groupSize) return fault(i, "groupSize", "a number");
+      if (members % groupSize !== 0) return fault(i, "groupSize", `a size that divides ${all}`);
+      groups = members / groupSize;
+    }
+    if (last && groups > 1) {
+      return fault(i, groupSizes ? "groupSizes" : "groupSize", `one group of ${all}, not ${groups},`);
+    }
+    if (!link && !links && !memberLinks) return fault(i, "link", "an object");
+    if (link && (links ?? memberLinks)) return fault(i, "link", "nothing beside links or memberLinks");
+    if (links && memberLinks) return fault(i, "links", "nothing beside memberLinks");
+    if (links && links.length !== groups) return fault(i, "links", `one link for each of ${groups} groups`);
+    if (memberLinks && memberLinks.length !== members) {
+      return fault(i, "memberLinks", `one link for each of ${all}`);
+    }
+    members = groups;
+  }
+  return undefined;
+}
 
 export type ComputeTable = z.infer<typeof computeTableSchema>;
 export type Device = z.infer<typeof deviceSchema>;

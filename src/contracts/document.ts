@@ -66,8 +66,10 @@ export function readJson(path: string): unknown {
 function describe(value: unknown): string {
   if (value === undefined) return "nothing";
   if (value === null) return "null";
-  if (Array.isArray(value)) return `a list of ${value.length}`;
-  if (typeof value === "object") return "an object";
+  if (Array.isArray(value) && value.some((each) => typeof each !== "number")) {
+    return `a list of ${value.length}`;
+  }
+  if (typeof value === "object" && !Array.isArray(value)) return "an object";
   const text = JSON.stringify(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }

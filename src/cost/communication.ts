@@ -1,4 +1,4 @@
-import { crossings, type Group } from "../cluster/index.js";
+import { crossings, type EvenLevel, evenLevels, type Group } from "../cluster/index.js";
 import {
   type Cluster,
   type CollectiveCurve,
@@ -25,13 +25,14 @@ interface Path {
  * 2 (n - 1) / n times the data through every rank, the others (n - 1) / n.
  */
 export class CommunicationModel {
-  readonly cluster: Cluster;
+  readonly #levels: readonly EvenLevel[];
   readonly #paths = new Map<string, Path>();
   readonly #curves = new Map<string, CollectiveCurve | undefined>();
   readonly #used = new Set<Provenance>();
 
+  /** @throws MpoptError E_INFEASIBLE where groups of one level differ in size or links. */
   constructor(cluster: Cluster) {
-    this.cluster = cluster;
+    this.#levels = evenLevels(cluster);
   }
 
   /** Weakest provenance of the links that were asked so far; `measured` when nothing was asked. */
@@ -67,8 +68,8 @@ export class CommunicationModel {
   /** Seconds to send `bytes` from a rank to the one `stride` ranks away. */
   transferSeconds(bytes: number, stride: number): number {
     if (bytes <= 0) return 0;
-    const crossed = crossings(this.cluster, { size: 2, stride });
-    const outermost = crossed[crossed.length - 1] ?? { level: this.cluster.topology.levels[0]! };
+    const crossed = crossings(this.#levels, { size: 2, stride });
+    const outermost = crossed[crossed.length - 1] ?? { level: this.#levels[0]! };
     return this.#linkSeconds(outermost.level.link, bytes);
   }
 
@@ -79,7 +80,7 @@ export class CommunicationModel {
   #measuredCurve(collective: Collective, group: Group): CollectiveCurve | undefined {
     const key = `${collective}/${group.size}/${group.stride}`;
     if (!this.#curves.has(key)) {
-      const crossed = crossings(this.cluster, group);
+      const crossed = crossings(this.#levels, group);
       const curves = crossed.length === 1 ? (crossed[0]!.level.collectives ?? []) : [];
       const distance = (curve: CollectiveCurve) => Math.abs(Math.log(curve.ranks / group.size));
       const [closest] = curves
@@ -115,7 +116,7 @@ export class CommunicationModel {
     let hopLatencySeconds = 0;
     let bytesPerSecond = Number.POSITIVE_INFINITY;
     let unitsAbove = 1;
-    const crossed = crossings(this.cluster, group);
+    const crossed = crossings(this.#levels, group);
     for (const { level, units, ranksPerUnit } of [...crossed].reverse()) {
       this.#use(level.link);
       const latency = level.link.latencySeconds.value;

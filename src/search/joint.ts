@@ -1,4 +1,4 @@
-import { uniformDevice } from "../cluster/index.js";
+import { mixture, referenceDevice } from "../cluster/index.js";
 import {
   type Certificate,
   type Cluster,
@@ -40,16 +40,19 @@ const misfitsShown = 4;
 /** Variants of one division of the devices that are tried until one fits. */
 const variantsTried = 6;
 
-/** The cost models of a cluster and a job. */
+/**
+ * The cost models of a cluster and a job.
+ * @throws MpoptError E_INFEASIBLE where the cluster is not of equal hosts of one device kind.
+ */
 export function costModels(cluster: Cluster, job: Job): CostModels {
-  const device = uniformDevice(cluster);
-  if (!device) {
+  const found = mixture(cluster);
+  if (found) {
     throw new MpoptError(
       "E_INFEASIBLE",
-      `Expected a cluster of one device kind but found ${cluster.devices.map((each) => each.kind).join(" and ")}.`,
-      ["Plan for each kind apart: heterogeneous clusters are not searched yet."],
+      `Expected equal hosts of one device kind for a whole plan (\`mpopt solve MODEL --format model\` assigns stages on any cluster) but found ${found}.`,
     );
   }
+  const device = referenceDevice(cluster);
   return {
     cluster,
     job,

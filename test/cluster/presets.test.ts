@@ -5,6 +5,7 @@ import {
   clusterPresetNames,
   crossings,
   deviceCount,
+  evenLevels,
   fastDomain,
   loadCluster,
 } from "../../src/cluster/index.js";
@@ -16,7 +17,7 @@ describe("cluster presets", () => {
     const cluster = clusterPreset(`${name}:8x16`);
     checkDocument("cluster", JSON.parse(JSON.stringify(cluster)), name);
     expect(deviceCount(cluster)).toBe(128);
-    expect(cluster.topology.levels.reduce((product, level) => product * level.groupSize, 1)).toBe(128);
+    expect(cluster.topology.levels.reduce((product, level) => product * level.groupSize!, 1)).toBe(128);
     const quantities = JSON.stringify(cluster).match(/"provenance":"(\w+)","source":"([^"]*)"/g)!;
     expect(quantities.length).toBeGreaterThan(20);
     for (const quantity of quantities) expect(quantity).toMatch(/"assumed","source":"[^"]{10,}"/);
@@ -60,24 +61,96 @@ describe("cluster presets", () => {
   });
 });
 
-describe("crossings", () => {
-  const cluster = clusterPreset("h100-sxm:8x16");
+describe("sums of presets", () => {
+  const network = (name: string) => parts[name]!.networkBytesPerSecond;
 
-  it("keeps a tensor group inside its node", () => {
-    expect(crossings(cluster, { size: 8, stride: 1 }).map(({ level, units }) => [level.name, units])).toEqual(
-      [["node", 8]],
+  it("join hosts of two kinds, each with its own network card", () => {
+    const cluster = clusterPreset("h100-sxm:8x2+a100-80:4x3");
+    checkDocument("cluster", JSON.parse(JSON.stringify(cluster)), "sum");
+    expect(cluster.name).toBe("h100-sxm:8x2+a100-80:4x3");
+    expect(cluster.devices.map(({ kind, count }) => [kind, count])).toEqual([
+      ["h100-sxm", 16],
+      ["a100-80", 12],
+    ]);
+    const [node, outer, ...others] = cluster.topology.levels;
+    expect(others).toEqual([]);
+    expect(node!.groupSizes).toEqual([8, 8, 4, 4, 4]);
+    expect(node!.links!.map((each) => each.bytesPerSecond.value)).toEqual(
+      ["h100-sxm", "h100-sxm", "a100-80", "a100-80", "a100-80"].map(
+        (name) => parts[name]!.nodeBytesPerSecond,
+      ),
+    );
+    expect(outer!.groupSize).toBe(5);
+    expect(outer!.memberLinks!.map((each) => each.bytesPerSecond.value)).toEqual(
+      ["h100-sxm", "h100-sxm", "a100-80", "a100-80", "a100-80"].map(network),
     );
   });
 
+  it("merge equal kinds and say equal links once", () => {
+    const cluster = clusterPreset("h100-sxm:8x1+h100-sxm:6x1");
+    expect(cluster.devices).toHaveLength(1);
+    expect(deviceCount(cluster)).toBe(14);
+    expect(cluster.topology.levels).toMatchObject([
+      { name: "node", groupSizes: [8, 6], link: {} },
+      { name: "network", groupSize: 2, link: {} },
+    ]);
+  });
+
+  it("are the plain cluster where all hosts are equal", () => {
+    const { topology, devices } = clusterPreset("a100-sxm-80:8x1+a100-80:8x2");
+    const plain = clusterPreset("a100-80:8x3");
+    expect(topology).toEqual(plain.topology);
+    expect(devices).toEqual(plain.devices);
+  });
+
+  it("keep the order that was written, and the domain of each rack", () => {
+    const cluster = clusterPreset("gb200:4x2+h100-sxm+gb200:4x3");
+    expect(cluster.devices.map(({ kind, count }) => [kind, count])).toEqual([
+      ["gb200", 8],
+      ["h100-sxm", 8],
+      ["gb200", 12],
+    ]);
+    expect(
+      cluster.topology.levels.map(({ name, groupSize, groupSizes }) => [name, groupSizes ?? groupSize]),
+    ).toEqual([
+      ["node", [4, 4, 8, 4, 4, 4]],
+      ["domain", [2, 1, 3]],
+      ["network", 3],
+    ]);
+    checkDocument("cluster", JSON.parse(JSON.stringify(cluster)), "sum");
+  });
+
+  it.each([
+    ["h100-sxm:8x2+", 'on both sides of every + but found "" in "h100-sxm:8x2+".'],
+    ["h100-sxm:8x2+v100:8x1", 'on both sides of every + but found "v100:8x1" in "h100-sxm:8x2+v100:8x1".'],
+    ["h100-sxm:8x0+b200", 'on both sides of every + but found "h100-sxm:8x0" in "h100-sxm:8x0+b200".'],
+    [
+      "h100-sxm+mi300x",
+      'Expected parts that one communication library joins but found h100-sxm (cuda) and mi300x (rocm) in "h100-sxm+mi300x".',
+    ],
+  ])("refuse %s", (reference, sentence) => {
+    expect(() => loadCluster(reference)).toThrow(sentence);
+  });
+});
+
+describe("crossings", () => {
+  const levels = evenLevels(clusterPreset("h100-sxm:8x16"));
+
+  it("keeps a tensor group inside its node", () => {
+    expect(crossings(levels, { size: 8, stride: 1 }).map(({ level, units }) => [level.name, units])).toEqual([
+      ["node", 8],
+    ]);
+  });
+
   it("sees one rank a node in a data group behind full tensor groups", () => {
-    const found = crossings(cluster, { size: 16, stride: 8 });
+    const found = crossings(levels, { size: 16, stride: 8 });
     expect(found.map(({ level, units, ranksPerUnit }) => [level.name, units, ranksPerUnit])).toEqual([
       ["network", 16, 1],
     ]);
   });
 
   it("sees both levels in the whole world", () => {
-    const found = crossings(cluster, { size: 128, stride: 1 });
+    const found = crossings(levels, { size: 128, stride: 1 });
     expect(found.map(({ level, units, ranksPerUnit }) => [level.name, units, ranksPerUnit])).toEqual([
       ["node", 8, 1],
       ["network", 16, 8],
@@ -85,7 +158,7 @@ describe("crossings", () => {
   });
 
   it("sends groups that straddle nodes over the network", () => {
-    expect(crossings(cluster, { size: 6, stride: 1 }).some(({ level }) => level.name === "network")).toBe(
+    expect(crossings(levels, { size: 6, stride: 1 }).some(({ level }) => level.name === "network")).toBe(
       true,
     );
   });
@@ -95,7 +168,7 @@ describe("crossings", () => {
       fc.property(fc.integer({ min: 0, max: 7 }), fc.integer({ min: 0, max: 7 }), (a, b) => {
         const [size, stride] = [2 ** a, 2 ** b];
         if (size * stride > 128) return;
-        const product = crossings(cluster, { size, stride }).reduce((all, { units }) => all * units, 1);
+        const product = crossings(levels, { size, stride }).reduce((all, { units }) => all * units, 1);
         expect(product).toBe(size);
       }),
     );

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { profileText } from "../../src/cli/profile.js";
+import { evenLevels } from "../../src/cluster/index.js";
 import type { NativeMeasurement, NativeReport } from "../../src/cluster/native.js";
 import { assembleCluster } from "../../src/cluster/profile.js";
 import { checkDocument, MpoptError } from "../../src/contracts/index.js";
@@ -69,7 +70,7 @@ describe("assembleCluster", () => {
   });
 
   test("fits the link to its smallest and its largest message", () => {
-    const { link } = assembleCluster(report(complete)).topology.levels[0]!;
+    const { link } = evenLevels(assembleCluster(report(complete)))[0]!;
     expect(link.latencySeconds.value).toBe(1e-5);
     expect(link.bytesPerSecond.value).toBeCloseTo(16e6 / 4e-3, 0);
     expect(link.points.map(({ bytes }) => bytes)).toEqual([8, 16e6]);
@@ -107,7 +108,7 @@ describe("assembleCluster", () => {
     const cluster = assembleCluster(report(gpu, "cuda"));
     expect(cluster.devices[0]).toMatchObject({ kind: "nvidia-h100-80gb-hbm3", type: "cuda", count: 2 });
     expect(cluster.memoryOverheads.contextBytes).toMatchObject({ value: 5e8, provenance: "measured" });
-    expect(cluster.topology.levels[0]!.link.bytesPerSecond.provenance).toBe("assumed");
+    expect(cluster.topology.levels[0]!.link!.bytesPerSecond.provenance).toBe("assumed");
     const elementwise = cluster.devices[0]!.compute.find(({ operator }) => operator === "elementwise");
     expect(elementwise!.provenance).toBe("assumed");
   });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { clusterPreset } from "../../src/cluster/index.js";
+import { clusterPreset, evenLevels } from "../../src/cluster/index.js";
 import { measureTorch, mergeTorch, type TorchMeasurements } from "../../src/cluster/torchProvider.js";
 import { type Cluster, checkDocument, MpoptError } from "../../src/contracts/index.js";
 import { findPython } from "../../src/launch/index.js";
@@ -105,7 +105,7 @@ describe("mergeTorch", () => {
   });
 
   test("describes the link and the collectives by gloo's times", () => {
-    const { link, collectives } = merged.topology.levels[0]!;
+    const { link, collectives } = evenLevels(merged)[0]!;
     expect(link.points.map(({ bytes }) => bytes)).toEqual([4096, 1e6]);
     expect(link.latencySeconds).toMatchObject({ value: 1e-4, provenance: "measured" });
     expect(link.bytesPerSecond.value).toBeCloseTo((1e6 - 4096) / 4e-4, 0);

@@ -32,7 +32,7 @@ describe("interpolateLog", () => {
 
 describe("CommunicationModel", () => {
   const group = { size: 8, stride: 1 };
-  const { latencySeconds, bytesPerSecond } = cluster.topology.levels[0]!.link;
+  const { latencySeconds, bytesPerSecond } = cluster.topology.levels[0]!.link!;
 
   it("prices a ring reduce-scatter by its definition", () => {
     const bytes = 1e9;
@@ -54,7 +54,7 @@ describe("CommunicationModel", () => {
   });
 
   it("uses every rank's link between nodes", () => {
-    const network = cluster.topology.levels[1]!.link.bytesPerSecond.value;
+    const network = cluster.topology.levels[1]!.link!.bytesPerSecond.value;
     const alone = communication.collectiveSeconds("allGather", 1e9, { size: 16, stride: 8 });
     expect(alone).toBeGreaterThan(((15 / 16) * 1e9) / network);
     // Eight ranks of a node share one ring: together they have eight links, so NVLink is the limit.
@@ -88,7 +88,7 @@ describe("CommunicationModel", () => {
 
   it("takes a measured curve where there is one", () => {
     const measured = structuredClone(cluster);
-    const link = measured.topology.levels[0]!.link;
+    const link = measured.topology.levels[0]!.link!;
     link.points = [
       { bytes: 1e3, seconds: 1e-4 },
       { bytes: 1e6, seconds: 1e-3 },

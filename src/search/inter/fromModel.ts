@@ -1,4 +1,4 @@
-import { fastDomain } from "../../cluster/index.js";
+import { fastDomains, levelGroups, mixture, referenceDevice, slowestOf } from "../../cluster/index.js";
 import { type Cluster, type Job, type Model, MpoptError, type Recompute } from "../../contracts/index.js";
 import { stateBytes } from "../../cost/memory.js";
 import { bytesOf } from "../../cost/operator.js";
@@ -13,6 +13,9 @@ import { LayerChains } from "../layerChains.js";
  * The layers of a model as a layered graph: for every tensor-parallel degree inside the fast links, and with
  * and without full recomputation, what the intra-operator search makes of each layer. Times hold one
  * micro-batch of `microBatch` sequences, tensor-parallel communication included.
+ *
+ * On a mixed cluster they are the times of its first device kind, which `machineOf` gives slowdown 1, see
+ * `pricedCluster`.
  * @throws MpoptError E_INFEASIBLE when no degree divides the model.
  */
 export async function layeredGraphOf(
@@ -22,10 +25,10 @@ export async function layeredGraphOf(
   microBatch: number,
   signal?: AbortSignal,
 ): Promise<LayeredGraph> {
-  const models = costModels(cluster, job);
-  const chains = new LayerChains(model, models, signal);
+  let refusal: MpoptError | undefined;
   const variants: LayeredVariant[][] = model.layers.map(() => []);
-  for (const tensor of divisors(fastDomain(cluster))) {
+  for (const tensor of tensorDegrees(cluster)) {
+    const chains = new LayerChains(model, costModels(pricedCluster(cluster, tensor), job), signal);
     const chain = await chains.chain({
       tensor,
       pipeline: 1,
@@ -36,6 +39,7 @@ export async function layeredGraphOf(
       recompute: "none",
       zero: 0,
     });
+    refusal = chains.refusal ?? refusal;
     if (!chain) continue;
     const next = { embedding: 0, block: 0, head: 0 };
     model.layers.forEach((layer, i) => {
@@ -47,7 +51,7 @@ export async function layeredGraphOf(
   }
   if (variants.some((list) => list.length === 0)) {
     throw (
-      chains.refusal ??
+      refusal ??
       new MpoptError(
         "E_INFEASIBLE",
         `Expected a tensor-parallel degree that divides ${model.name} but found none.`,
@@ -75,6 +79,35 @@ export async function layeredGraphOf(
   };
   checkLayeredGraph(graph, model.name);
   return graph;
+}
+
+/** Divisors of the devices that fast links join; where those differ in number, powers of two as well. */
+function tensorDegrees(cluster: Cluster): number[] {
+  const sizes = [...new Set(fastDomains(cluster).map(({ start, end }) => end - start))];
+  const degrees = new Set(sizes.flatMap(divisors));
+  if (sizes.length > 1) for (let degree = 2; degree <= Math.max(...sizes); degree *= 2) degrees.add(degree);
+  return [...degrees].sort((a, b) => a - b);
+}
+
+/**
+ * The cluster that layers of one tensor-parallel degree are priced on: the cluster itself where it is equal
+ * hosts of one kind. Otherwise one host of the first device kind, as wide as the degree, with the slowest of
+ * the fast links that join so many devices of that kind, or of any kind where that one has no host so wide.
+ */
+function pricedCluster(cluster: Cluster, tensor: number): Cluster {
+  if (!mixture(cluster)) return cluster;
+  const reference = referenceDevice(cluster);
+  const wide = fastDomains(cluster).filter(({ start, end }) => end - start >= tensor);
+  const own = wide.filter(({ start }) => start + tensor <= reference.count);
+  const link = slowestOf((own.length > 0 ? own : wide).map((domain) => domain.link));
+  const { name, collectives } = cluster.topology.levels[0]!;
+  // Curves of the innermost level hold inside one of its groups.
+  const measured = levelGroups(cluster)[0]!.some(({ start, end }) => end - start >= tensor);
+  return {
+    ...cluster,
+    devices: [{ ...reference, count: tensor }],
+    topology: { levels: [{ name, groupSize: tensor, link, ...(measured ? { collectives } : {}) }] },
+  };
 }
 
 function variantOf(cost: LayerCost, tensor: number, recompute: Recompute, job: Job): LayeredVariant {

@@ -1,4 +1,5 @@
-import { type Cluster, MpoptError } from "../../contracts/index.js";
+import { deviceCount, type LevelGroup, levelGroups } from "../../cluster/index.js";
+import { type Cluster, type Device, type Dtype, MpoptError } from "../../contracts/index.js";
 
 /**
  * Devices in a line, as inter-operator planning sees them: neighbours in the line are neighbours on the
@@ -17,16 +18,26 @@ export interface Machine {
 export interface MachineLevel {
   /** Group of each device. */
   groupOf: Int32Array;
-  /** By group: the links that join its members. */
+  /** By group: the link between its members; the best of them where they have links of their own. */
   latencySeconds: number[];
   bytesPerSecond: number[];
+  /**
+   * By device, where members have links of their own into the group, as hosts have network cards: two devices
+   * meet at the longer latency and the lower bandwidth of theirs.
+   */
+  own?: { latencySeconds: Float64Array; bytesPerSecond: Float64Array };
 }
 
 /** The link between two devices: that of the innermost group that holds both. */
 export function linkBetween(machine: Machine, a: number, b: number): { latency: number; bandwidth: number } {
-  for (const { groupOf, latencySeconds, bytesPerSecond } of machine.levels) {
+  for (const { groupOf, latencySeconds, bytesPerSecond, own } of machine.levels) {
     const group = groupOf[a]!;
-    if (group === groupOf[b]) return { latency: latencySeconds[group]!, bandwidth: bytesPerSecond[group]! };
+    if (group !== groupOf[b]) continue;
+    if (!own) return { latency: latencySeconds[group]!, bandwidth: bytesPerSecond[group]! };
+    return {
+      latency: Math.max(own.latencySeconds[a]!, own.latencySeconds[b]!),
+      bandwidth: Math.min(own.bytesPerSecond[a]!, own.bytesPerSecond[b]!),
+    };
   }
   throw new MpoptError("E_FIELD", `Expected a level that joins devices ${a} and ${b} but found none.`);
 }
@@ -181,11 +192,12 @@ const noLink = { latency: 0, bandwidth: Number.POSITIVE_INFINITY };
 function periodOf({ devices, levels }: Machine): number {
   const equal = (list: number[]) => list.every((value) => value === list[0]);
   let period = 1;
-  for (const { groupOf, latencySeconds, bytesPerSecond } of levels) {
+  for (const { groupOf, latencySeconds, bytesPerSecond, own } of levels) {
     let size = groupOf.findIndex((group) => group !== groupOf[0]);
     if (size < 0) size = devices;
     const even = groupOf.every((group, device) => group === Math.floor(device / size));
-    if (!even || !equal(latencySeconds) || !equal(bytesPerSecond) || size % period !== 0) return devices;
+    if (!even || own || !equal(latencySeconds) || !equal(bytesPerSecond) || size % period !== 0)
+      return devices;
     if (size === devices) return period;
     period = size;
   }
@@ -220,31 +232,71 @@ export function machineOfLevels(
   };
 }
 
-/** A machine of equal hosts, with the cluster's links between neighbours. */
-export function machineOf(cluster: Cluster, memoryFraction: number): Machine {
-  const devices = cluster.devices.reduce((sum, each) => sum + each.count, 0);
+/**
+ * A cluster as a machine: memory and speed of every device, hosts of any size, the link of every group.
+ *
+ * The slowdown is the ratio of the best matrix products in one data type; 1 is the kind of the first devices,
+ * on which a model's layers are priced.
+ * @param memoryFraction share of a device's memory that a plan may fill.
+ * @param dtype the type to compare kinds in; where some kind was not measured in it, the first that all were.
+ * @throws MpoptError E_FIELD where kinds have no data type in common.
+ */
+export function machineOf(cluster: Cluster, memoryFraction: number, dtype: Dtype = "bf16"): Machine {
+  const devices = deviceCount(cluster);
   const memoryBytes = new Float64Array(devices);
   const slowdown = new Float64Array(devices);
-  const rate = (index: number) => {
-    const gemm = cluster.devices[index]!.compute.filter((table) => table.operator === "gemm");
-    return Math.max(...gemm.flatMap((table) => table.points.map((point) => point.rate)));
-  };
+  const slowdowns = slowdownsOf(cluster, dtype);
   let at = 0;
   cluster.devices.forEach((kind, index) => {
     for (let i = 0; i < kind.count; i++, at++) {
       memoryBytes[at] = kind.memoryBytes.value * memoryFraction;
-      slowdown[at] = rate(0) / rate(index);
+      slowdown[at] = slowdowns[index]!;
     }
   });
-  let size = 1;
-  const levels = cluster.topology.levels.map((level): MachineLevel => {
-    size *= level.groupSize;
-    const groups = Math.ceil(devices / size);
-    return {
-      groupOf: Int32Array.from({ length: devices }, (_, device) => Math.floor(device / size)),
-      latencySeconds: new Array(groups).fill(level.link.latencySeconds.value),
-      bytesPerSecond: new Array(groups).fill(level.link.bytesPerSecond.value),
-    };
-  });
+  const levels = levelGroups(cluster).map((groups) => machineLevel(devices, groups));
   return { devices, memoryBytes, slowdown, levels };
+}
+
+/** Slowdown of each entry of the cluster's devices against the first one. */
+function slowdownsOf({ devices, name }: Cluster, dtype: Dtype): number[] {
+  if (devices.length === 1) return [1];
+  const best = (device: Device, type: Dtype) =>
+    device.compute
+      .filter((table) => table.operator === "gemm" && table.dtype === type)
+      .flatMap((table) => table.points.map((point) => point.rate))
+      .reduce((most, rate) => Math.max(most, rate), 0);
+  const shared = [dtype, ...comparable].find((type) => devices.every((device) => best(device, type) > 0));
+  if (!shared) {
+    throw new MpoptError(
+      "E_FIELD",
+      `${name}: expected gemm tables in a data type that all devices share for field devices but found none.`,
+    );
+  }
+  const reference = best(devices[0]!, shared);
+  return devices.map((device) => reference / best(device, shared));
+}
+
+const comparable: readonly Dtype[] = ["bf16", "f16", "tf32", "f32", "fp8", "f64"];
+
+function machineLevel(devices: number, groups: readonly LevelGroup[]): MachineLevel {
+  const groupOf = new Int32Array(devices);
+  const own = { latencySeconds: new Float64Array(devices), bytesPerSecond: new Float64Array(devices) };
+  const latencySeconds: number[] = [];
+  const bytesPerSecond: number[] = [];
+  let equal = true;
+  groups.forEach(({ start, end, members }, group) => {
+    groupOf.fill(group, start, end);
+    for (const { start, end, link } of members) {
+      own.latencySeconds.fill(link.latencySeconds.value, start, end);
+      own.bytesPerSecond.fill(link.bytesPerSecond.value, start, end);
+    }
+    latencySeconds.push(own.latencySeconds.subarray(start, end).reduce((a, b) => Math.min(a, b)));
+    bytesPerSecond.push(own.bytesPerSecond.subarray(start, end).reduce((a, b) => Math.max(a, b)));
+    for (let device = start; device < end; device++) {
+      equal &&=
+        own.latencySeconds[device] === latencySeconds[group] &&
+        own.bytesPerSecond[device] === bytesPerSecond[group];
+    }
+  });
+  return { groupOf, latencySeconds, bytesPerSecond, ...(equal ? {} : { own }) };
 }
