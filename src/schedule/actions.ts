@@ -24,11 +24,14 @@ export interface Action {
   microBatch: number;
   /** What a `send` or `receive` moves. */
   payload?: "activation" | "gradient";
-  /** The action runs side by side with the next one on its rank (DualPipe's overlapped forward and backward). */
+  /**
+   * The action runs side by side with the next one on its rank (DualPipe's overlapped forward and backward). The
+   * two start together, when both have their inputs, and hand on their outputs together.
+   */
   overlapped?: boolean;
 }
 
-/** Stages that some micro-batches pass, first to last. */
+/** Stages that some micro-batches pass, first to last. A stage lies on one route, a micro-batch takes one. */
 export interface Route {
   stages: number[];
   microBatches: number[];
@@ -56,62 +59,4 @@ export interface ScheduleTable {
   weightVersions?: number[];
 }
 
-/** How many violations `checkActions` lists before it stops. */
-const maximumFindings = 20;
-
-/**
- * Checks that a schedule does all work once and in an order that data allows on each rank: every micro-batch
- * passes every stage once in each direction, a stage stays on one rank, and on that rank a micro-batch's
- * backward follows its forward. Whether the ranks wait for each other in a circle shows in `compileSchedule`.
- * @returns one sentence a violation, at most 20; empty for a valid table.
- */
-export function checkActions(table: ScheduleTable): string[] {
-  const { stages, microBatches, ranks } = table;
-  const findings: string[] = [];
-  const report = (sentence: string) => {
-    if (findings.length < maximumFindings) findings.push(sentence);
-  };
-  if (!Number.isInteger(stages) || stages < 1) report(`Expected at least 1 stage but found ${stages}.`);
-  if (!Number.isInteger(microBatches) || microBatches < 1) {
-    report(`Expected at least 1 micro-batch but found ${microBatches}.`);
-  }
-  if (findings.length) return findings;
-
-  // Bit 1: forward seen; bit 2: backward seen.
-  const seen = new Uint8Array(stages * microBatches);
-  const rankOfStage = new Int32Array(stages).fill(-1);
-  ranks.forEach((actions, rank) => {
-    for (const { kind, stage, microBatch } of actions) {
-      const where = `${kind} of micro-batch ${microBatch} at stage ${stage} on rank ${rank}`;
-      if (kind !== "forward" && kind !== "backward") {
-        report(`Expected a forward or a backward on rank ${rank} but found "${String(kind)}".`);
-        continue;
-      }
-      if (!Number.isInteger(stage) || stage < 0 || stage >= stages) {
-        report(`Expected a stage from 0 to ${stages - 1} but found the ${where}.`);
-        continue;
-      }
-      if (!Number.isInteger(microBatch) || microBatch < 0 || microBatch >= microBatches) {
-        report(`Expected a micro-batch from 0 to ${microBatches - 1} but found the ${where}.`);
-        continue;
-      }
-      const home = rankOfStage[stage]!;
-      if (home === -1) rankOfStage[stage] = rank;
-      else if (home !== rank) report(`Expected stage ${stage} on rank ${home} alone but found the ${where}.`);
-      const slot = stage * microBatches + microBatch;
-      const bit = kind === "forward" ? 1 : 2;
-      if (seen[slot]! & bit) report(`Expected each action once but found again the ${where}.`);
-      if (bit === 2 && !(seen[slot]! & 1)) report(`Expected the forward first but found the ${where}.`);
-      seen[slot] = seen[slot]! | bit;
-    }
-  });
-  for (let stage = 0; stage < stages; stage++) {
-    for (let microBatch = 0; microBatch < microBatches; microBatch++) {
-      const bits = seen[stage * microBatches + microBatch]!;
-      if (bits === 3) continue;
-      const missing = bits === 0 ? "neither direction" : bits === 1 ? "no backward" : "no forward";
-      report(`Expected micro-batch ${microBatch} to pass stage ${stage} both ways but found ${missing}.`);
-    }
-  }
-  return findings;
-}
+export { type CheckOptions, checkActions, type MemoryLimit } from "./check.js";

@@ -1,6 +1,6 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
 import type { ScheduleTable } from "./actions.js";
-import { scheduleByName } from "./named.js";
+import { scheduleByName } from "./named/index.js";
 import { type Simulation, type StageTimes, simulate } from "./simulate.js";
 
 /** One optimizer step of a plan in time. */
@@ -17,7 +17,10 @@ export interface StepSimulation {
  * @throws MpoptError E_PLAN_INVALID for an unknown schedule.
  */
 export function scheduleOfPlan(plan: Plan): ScheduleTable {
-  return scheduleByName(plan.schedule.name, plan.stages.length, plan.schedule.microBatches);
+  return scheduleByName(plan.schedule.name, {
+    ranks: plan.stages.length,
+    microBatches: plan.schedule.microBatches,
+  });
 }
 
 /**

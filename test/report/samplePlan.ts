@@ -99,7 +99,7 @@ export function samplePlan(options: SampleOptions = {}): Plan {
     start += count;
   }
 
-  const pipeline = simulate(scheduleByName(schedule, p, m), {
+  const pipeline = simulate(scheduleByName(schedule, { ranks: p, microBatches: m }), {
     forwardSeconds: stages.map((stage) => stage.forwardSeconds),
     backwardSeconds: stages.map((stage) => stage.backwardSeconds),
   }).stepSeconds;
