@@ -29,6 +29,11 @@ function expectRuns(machine: Machine): void {
           memoryBytes: Math.min(...machine.memoryBytes.slice(first, end)),
           link: ringLink(machine, first, replicas, tensor),
         });
+        const groups = Array.from({ length: replicas }, (_, i) =>
+          machine.domainOf?.slice(first + i * tensor, first + (i + 1) * tensor),
+        );
+        const inside = groups.every((group) => new Set(group).size <= 1);
+        expect(runs.inDomains(first, replicas, tensor)).toBe(inside);
       }
     }
   }

@@ -30,13 +30,15 @@ export function solveInter(graph: LayeredGraph, options: InterOptions): InterSol
   const found = chunks > 1 ? searchChunks(model, options) : searchRuns(model, options);
   const used = process.cpuUsage(cpu);
   const cuts = every ? "" : ` between ${model.cuts - 1} of the graph's cuts,`;
+  const split = options.machine.domainOf !== undefined && model.tensors.some((tensor) => tensor > 1);
+  const domains = split ? ", tensor-parallel groups inside fast links" : "";
   const common = {
     unit: "seconds" as const,
     cpuSeconds: (used.user + used.system) / 1e6,
     restriction:
       chunks > 1
-        ? `stages of one chain of cuts,${cuts} up to ${chunks} on each run of neighbouring devices, runs in the order of their last stages`
-        : `contiguous stages${cuts} on runs of neighbouring devices`,
+        ? `stages of one chain of cuts,${cuts} up to ${chunks} on each run of neighbouring devices, runs in the order of their last stages${domains}`
+        : `contiguous stages${cuts} on runs of neighbouring devices${domains}`,
   };
   const { value, bound, stages } = found;
   if (stages.length === 0) {

@@ -158,6 +158,10 @@ function placementViolations(
         `Devices ${devices.join(", ")} are no run of ${replicas} x ${tensor} before the run of later stages.`,
       );
     }
+    const { domainOf } = machine;
+    if (domainOf && devices.some((device, i) => domainOf[device] !== domainOf[devices[i - (i % tensor)]!])) {
+      violations.push(`Devices ${devices.join(", ")} hold a tensor-parallel group over slow links.`);
+    }
     if (own.length > chunks) {
       violations.push(`Devices ${devices.join(", ")} hold ${own.length} stages of at most ${chunks}.`);
     }

@@ -1,4 +1,4 @@
-import { deviceCount, type LevelGroup, levelGroups } from "../../cluster/index.js";
+import { deviceCount, fastDomains, type LevelGroup, levelGroups } from "../../cluster/index.js";
 import { type Cluster, type Device, type Dtype, MpoptError } from "../../contracts/index.js";
 
 /**
@@ -13,6 +13,8 @@ export interface Machine {
   slowdown: Float64Array;
   /** Innermost first; the last level holds all devices in one group. */
   levels: MachineLevel[];
+  /** By device: its domain of fast links, which no tensor-parallel group leaves; one for all where absent. */
+  domainOf?: Int32Array;
 }
 
 export interface MachineLevel {
@@ -121,6 +123,8 @@ export class DeviceRuns {
   readonly #machine: Machine;
   readonly #slowdown: Extremes | number;
   readonly #memoryBytes: Extremes | number;
+  /** By tensor-parallel degree: the first group out of its domain, of those from each place on. */
+  readonly #outside = new Map<number, Int32Array>();
   /** By stride: where each residue's links start, and the links between devices a stride apart. */
   readonly #rings = new Map<number, { starts: Int32Array; latency: Extremes; bandwidth: Extremes }>();
 
@@ -146,6 +150,23 @@ export class DeviceRuns {
       memoryBytes: typeof memory === "number" ? memory : memory.over(first, end),
       link: this.#ring(first, replicas, tensor),
     };
+  }
+
+  /** Whether all tensor-parallel groups of `replicas` x `tensor` devices from `first` keep to their domains. */
+  inDomains(first: number, replicas: number, tensor: number): boolean {
+    const { domainOf, devices } = this.#machine;
+    if (!domainOf || tensor === 1) return true;
+    let outside = this.#outside.get(tensor);
+    if (!outside) {
+      outside = new Int32Array(devices);
+      for (let device = devices - 1; device >= 0; device--) {
+        const next = device + tensor;
+        const crosses = next <= devices && domainOf[device] !== domainOf[next - 1];
+        outside[device] = crosses ? device : (outside[next] ?? devices);
+      }
+      this.#outside.set(tensor, outside);
+    }
+    return outside[first]! >= first + replicas * tensor;
   }
 
   #ring(first: number, replicas: number, tensor: number): { latency: number; bandwidth: number } {
@@ -254,7 +275,13 @@ export function machineOf(cluster: Cluster, memoryFraction: number, dtype: Dtype
     }
   });
   const levels = levelGroups(cluster).map((groups) => machineLevel(devices, groups));
-  return { devices, memoryBytes, slowdown, levels };
+  const domains = fastDomains(cluster);
+  if (domains.length === 1) return { devices, memoryBytes, slowdown, levels };
+  const domainOf = new Int32Array(devices);
+  domains.forEach(({ start, end }, domain) => {
+    domainOf.fill(domain, start, end);
+  });
+  return { devices, memoryBytes, slowdown, levels, domainOf };
 }
 
 /** Slowdown of each entry of the cluster's devices against the first one. */

@@ -147,7 +147,7 @@ export class StageModel {
 
   /**
    * Cost of the nodes between two cuts on the devices from `first`, with `later` replicas in later stages;
-   * undefined where some node lacks the variant.
+   * undefined where some node lacks the variant, or where a tensor-parallel group leaves its fast links.
    */
   cost(from: number, to: number, first: number, shape: StageShape, later: number): StageCost | undefined {
     const work = this.work(from, to, first, shape, later);
@@ -168,6 +168,7 @@ export class StageModel {
     if (!sums || sums.missing[to]! > sums.missing[from]!) return undefined;
     const { microBatches, overlap = 0 } = this.options;
     const { replicas, tensor } = shape;
+    if (!this.runs.inDomains(first, replicas, tensor)) return undefined;
     const { slowdown, link, memoryBytes } = this.runs.run(first, replicas, tensor);
     const backward = slowdown * (sums.backward[to]! - sums.backward[from]!);
     const ring = ringSeconds(sums.parameters[to]! - sums.parameters[from]!, replicas, link);
