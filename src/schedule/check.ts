@@ -59,11 +59,11 @@ function checkShape(table: ScheduleTable, report: Report): void {
   }
   if (!ranks.length) report("Expected at least 1 rank but found none.");
   if (ranks.length > stages) {
-    report(`Expected a stage for every rank but found ${stages} stages for ${ranks.length} ranks.`);
+    report(`Expected at least as many stages as ranks (${ranks.length}) but found ${stages}.`);
   }
   const actions = ranks.reduce((sum, list) => sum + list.length, 0);
   // Keeps a mistyped index from asking for terabytes below.
-  if (stages * microBatches > 1e6 && stages * microBatches > 64 * actions) {
+  if (stages * microBatches > 1e5 && stages * microBatches > 64 * actions) {
     report(
       `Expected work for ${stages} stages x ${microBatches} micro-batches but found ${actions} actions in all.`,
     );
