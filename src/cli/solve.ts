@@ -77,7 +77,10 @@ export function solveCommand(): Command {
     .option("--objective <name>", "mpopt: step (fill, drain, synchronisation) or steady", objective)
     .option("--time-unit <unit>", "piper: s or ms, where the file's times are ambiguous")
     .option("--repeat <n>", "aceso: how often the profiled layer repeats", positiveInteger)
-    .option("--cluster <cluster>", "model, mpopt: cluster file or PART:GPUSxNODES")
+    .option(
+      "--cluster <cluster>",
+      "model, mpopt: cluster file, or PART:GPUSxNODES, hosts that differ joined by +",
+    )
     .option("--micro-batch <n>", "model: sequences in one micro-batch", positiveInteger)
     .option("--seq <n>", "model: tokens in one sequence", positiveInteger)
     .option("-o, --output <file>", "write the answer to this file");

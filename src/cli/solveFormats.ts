@@ -6,6 +6,7 @@ import { loadModel } from "../models/index.js";
 import type { LayeredGraph } from "../models/layered.js";
 import { readPipedream } from "../models/pipedream.js";
 import { readPiper } from "../models/piper.js";
+import { deviceRanges } from "../report/format.js";
 import { layeredGraphOf } from "../search/inter/fromModel.js";
 import type { InterSolution } from "../search/inter/solution.js";
 
@@ -91,8 +92,9 @@ export function interText(solution: InterSolution): string {
     const copies = stage.replicas > 1 ? ` x ${stage.replicas} replicas` : "";
     const split = stage.tensor > 1 ? ` x ${stage.tensor} tensor` : "";
     const recomputed = stage.recomputed.length > 0 ? `, ${stage.recomputed.length} recomputed` : "";
+    const devices = stage.devices.length > 0 ? ` on devices ${deviceRanges(stage.devices)}` : "";
     const gib = (stage.memoryBytes / 2 ** 30).toPrecision(3);
-    return `  stage ${i}: ${stage.nodes.length} nodes${copies}${split}${recomputed}, ${(scale * stage.seconds).toPrecision(6)} ${short}, ${gib} GiB`;
+    return `  stage ${i}: ${stage.nodes.length} nodes${copies}${split}${recomputed}${devices}, ${(scale * stage.seconds).toPrecision(6)} ${short}, ${gib} GiB`;
   });
   return [
     `${status}: ${objective.toPrecision(9)} ${short}, bound ${bound.toPrecision(9)}, gap ${(100 * gap).toPrecision(3)} %, ${cpuSeconds.toFixed(2)} CPU s`,

@@ -37,7 +37,7 @@ function levelsOf(options: SolveOptions, model: string): { machines: number[]; b
   );
 }
 
-function machineFrom(options: SolveOptions): Machine {
+function machineFrom(options: SolveOptions, { note }: Context): Machine {
   const { cluster, machines: counts, bandwidth, memory } = options;
   if (cluster !== undefined) {
     if (counts ?? bandwidth ?? memory) {
@@ -46,7 +46,19 @@ function machineFrom(options: SolveOptions): Machine {
         "Expected either --cluster or --machines, --bandwidth and --memory but found both.",
       );
     }
-    return machineOf(loadCluster(cluster), defaultMemoryFraction);
+    const loaded = loadCluster(cluster);
+    const machine = machineOf(loaded, defaultMemoryFraction);
+    let first = 0;
+    for (const { kind, count } of loaded.devices) {
+      const slowdown = machine.slowdown[first]!;
+      if (slowdown !== 1) {
+        note(
+          `Layers take ${slowdown.toPrecision(3)} times as long on ${kind} (devices ${first} to ${first + count - 1}) as on ${loaded.devices[0]!.kind}, by their best matrix products.`,
+        );
+      }
+      first += count;
+    }
+    return machine;
   }
   const { machines, bandwidths } = levelsOf(options, "mpopt");
   return machineOfLevels(machines, bandwidths, options.memory ?? Number.POSITIVE_INFINITY);
@@ -55,12 +67,12 @@ function machineFrom(options: SolveOptions): Machine {
 export const costModels: Readonly<Record<string, CostModel>> = {
   mpopt: {
     options: ["machines", "bandwidth", "memory", "batch", "cluster", "objective"],
-    solve: (graph, options, { signal }) =>
+    solve: (graph, options, context) =>
       solveInter(graph, {
-        machine: machineFrom(options),
+        machine: machineFrom(options, context),
         microBatches: options.batch ?? graph.header.microBatches ?? defaultMicroBatches,
         objective: options.objective ?? "step",
-        signal,
+        signal: context.signal,
       }),
   },
   pipedream: {

@@ -85,3 +85,18 @@ export function plural(count: number, word: string): string {
   const ending = count === 1 ? "" : /(ch|s|x)$/.test(word) ? "es" : "s";
   return `${formatInteger(count)} ${word}${ending}`;
 }
+
+/** Runs of consecutive ranks: `0–127, 256–383`. */
+export function deviceRanges(devices: readonly number[]): string {
+  const sorted = [...devices].sort((a, b) => a - b);
+  const runs: string[] = [];
+  for (let i = 0; i < sorted.length; ) {
+    let j = i;
+    while (j + 1 < sorted.length && sorted[j + 1] === sorted[j]! + 1) j++;
+    runs.push(i === j ? `${sorted[i]}` : `${sorted[i]}–${sorted[j]}`);
+    i = j + 1;
+  }
+  return runs.length > 6
+    ? `${runs.slice(0, 5).join(", ")}, … (${plural(sorted.length, "device")})`
+    : runs.join(", ");
+}

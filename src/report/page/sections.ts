@@ -11,6 +11,7 @@ import {
   stageExtras,
 } from "../facts.js";
 import {
+  deviceRanges,
   formatBytes,
   formatCount,
   formatGib,
@@ -168,21 +169,6 @@ export function stageSection(plan: Plan, facts: PlanFacts): Markup {
     const recompute = stage.recompute === "none" ? html`<span class="quiet">–</span>` : stage.recompute;
     return html`<tr><th scope="row">${stage.index}</th><td>${layerRange(stage.layers)}</td><td class="number">${stage.layers.end - stage.layers.start}</td><td>${stageExtras(stage) || html`<span class="quiet">–</span>`}</td><td>${recompute}</td><td class="number ${strong}">${formatMilliseconds(stage.forwardSeconds)}</td><td class="number ${strong}">${formatMilliseconds(stage.backwardSeconds)}</td><td>${deviceRanges(stage.devices)}</td></tr>`;
   })}</tbody></table></div></section>`;
-}
-
-/** Runs of consecutive ranks: `0–127, 256–383`. */
-export function deviceRanges(devices: readonly number[]): string {
-  const sorted = [...devices].sort((a, b) => a - b);
-  const runs: string[] = [];
-  for (let i = 0; i < sorted.length; ) {
-    let j = i;
-    while (j + 1 < sorted.length && sorted[j + 1] === sorted[j]! + 1) j++;
-    runs.push(i === j ? `${sorted[i]}` : `${sorted[i]}–${sorted[j]}`);
-    i = j + 1;
-  }
-  return runs.length > 6
-    ? `${runs.slice(0, 5).join(", ")}, … (${plural(sorted.length, "device")})`
-    : runs.join(", ");
 }
 
 export function shardingSection(plan: Plan): Markup | undefined {
