@@ -92,7 +92,8 @@ export function interText(solution: InterSolution): string {
     const copies = stage.replicas > 1 ? ` x ${stage.replicas} replicas` : "";
     const split = stage.tensor > 1 ? ` x ${stage.tensor} tensor` : "";
     const recomputed = stage.recomputed.length > 0 ? `, ${stage.recomputed.length} recomputed` : "";
-    const devices = stage.devices.length > 0 ? ` on devices ${deviceRanges(stage.devices)}` : "";
+    const word = stage.devices.length === 1 ? "device" : "devices";
+    const devices = stage.devices.length > 0 ? ` on ${word} ${deviceRanges(stage.devices)}` : "";
     const gib = (stage.memoryBytes / 2 ** 30).toPrecision(3);
     return `  stage ${i}: ${stage.nodes.length} nodes${copies}${split}${recomputed}${devices}, ${(scale * stage.seconds).toPrecision(6)} ${short}, ${gib} GiB`;
   });
