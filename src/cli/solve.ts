@@ -18,6 +18,7 @@ const formatOptions: Readonly<Record<keyof SolveOptions, string>> = {
   devices: "--devices",
   batch: "--batch",
   objective: "--objective",
+  chunks: "--chunks",
   timeUnit: "--time-unit",
   repeat: "--repeat",
   cluster: "--cluster",
@@ -75,6 +76,7 @@ export function solveCommand(): Command {
       positiveInteger,
     )
     .option("--objective <name>", "mpopt: step (fill, drain, synchronisation) or steady", objective)
+    .option("--chunks <n>", "mpopt: stages that one device may hold (default: 1)", positiveInteger)
     .option("--time-unit <unit>", "piper: s or ms, where the file's times are ambiguous")
     .option("--repeat <n>", "aceso: how often the profiled layer repeats", positiveInteger)
     .option(

@@ -21,6 +21,7 @@ export interface SolveOptions {
   devices?: number;
   batch?: number;
   objective?: "steady" | "step";
+  chunks?: number;
   timeUnit?: "s" | "ms";
   repeat?: number;
   cluster?: string;

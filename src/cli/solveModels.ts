@@ -66,12 +66,13 @@ function machineFrom(options: SolveOptions, { note }: Context): Machine {
 
 export const costModels: Readonly<Record<string, CostModel>> = {
   mpopt: {
-    options: ["machines", "bandwidth", "memory", "batch", "cluster", "objective"],
+    options: ["machines", "bandwidth", "memory", "batch", "cluster", "objective", "chunks"],
     solve: (graph, options, context) =>
       solveInter(graph, {
         machine: machineFrom(options, context),
         microBatches: options.batch ?? graph.header.microBatches ?? defaultMicroBatches,
         objective: options.objective ?? "step",
+        chunks: options.chunks,
         signal: context.signal,
       }),
   },

@@ -100,6 +100,39 @@ describe("solveInter beyond its work limit", () => {
     expect({ ...second, cpuSeconds: 0 }).toEqual({ ...first, cpuSeconds: 0 });
   });
 
+  it("shares runs among stages within memory, never above one stage a run, never below its bound", () => {
+    let shared = 0;
+    fc.assert(
+      fc.property(
+        fc.record({
+          layers: fc.array(layer, { minLength: 12, maxLength: 24 }),
+          devices: fc.integer({ min: 4, max: 12 }),
+          memory: fc.constantFrom(200, 1000),
+          objective: fc.constantFrom("steady" as const, "step" as const),
+          replicate: fc.boolean(),
+          workLimit: fc.constantFrom(1e5, 2e6),
+        }),
+        ({ layers, devices, memory, objective, replicate, workLimit }) => {
+          const graph = chainOf(layers);
+          const machine = machineOf(devices, 4, memory);
+          const options = { machine, microBatches: 24, objective, replicate };
+          const single = solveInter(graph, options);
+          const found = solveInter(graph, { ...options, chunks: 2, workLimit });
+          if (found.stages.length === 0) return;
+          const again = evaluateInter(graph, found.stages, { ...options, chunks: 2 });
+          expect(again.violations).toEqual([]);
+          expect(Math.abs(again.objective / found.objective - 1)).toBeLessThan(1e-9);
+          expect(found.bound).toBeLessThanOrEqual(found.objective);
+          // Every plan of one stage a run is one of several.
+          expect(found.bound).toBeLessThanOrEqual(single.objective * (1 + 1e-9));
+          if (new Set(found.stages.map((stage) => stage.devices[0])).size < found.stages.length) shared++;
+        },
+      ),
+      { numRuns: 40, seed: 6, endOnFailure: true },
+    );
+    expect(shared).toBeGreaterThan(10);
+  });
+
   it("stops when its signal is aborted", () => {
     const reason = new Error("stopped");
     // Aborted once the search is under way: the signal is asked between cuts.

@@ -74,7 +74,7 @@ export class ChunkClimb {
       if (at[run] === -1) at[run] = plan.runs.length;
       if ((plan.runs[at[run]!]?.stages ?? 0) >= this.#chunks) return undefined;
       const to = pieces[i + 1]?.from ?? model.cuts - 1;
-      plan = growChunk(model, plan, from, to, at[run]!, shapes[run]!, recompute);
+      plan = growChunk(model, plan, from, to, at[run]!, shapes[run]!, recompute, { reuse: true });
       if (!plan) return undefined;
     }
     const value = chunkObjective(model, plan);

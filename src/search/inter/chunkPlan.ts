@@ -12,8 +12,8 @@ export interface ChunkRun {
   stages: number;
   /** T: sum of L. */
   seconds: number;
-  /** F: L of the run's first stage. */
-  firstSeconds: number;
+  /** M: largest L of a stage. */
+  largestSeconds: number;
   syncSeconds: number;
   memoryBytes: number;
   limitBytes: number;
@@ -34,7 +34,7 @@ export interface ChunkLabel {
   memoryBytes: number;
   /** Device in front of which the next run ends. */
   device: number;
-  runs: readonly ChunkRun[];
+  runs: ChunkRun[];
   /** Run of the first stage; -1 for none. */
   front: number;
   stage?: { from: number; to: number; recompute: boolean; seconds: number; memoryBytes: number };
@@ -45,7 +45,7 @@ export function emptyChunkLabel(device: number): ChunkLabel {
   return { replicas: 0, sum: 0, traffic: 0, memoryBytes: 0, device, runs: [], front: -1 };
 }
 
-/** Value of the objective over the runs so far; no plan that ends in these stages is below it for `steady`. */
+/** Value of the objective over the runs so far; no plan that ends in these stages is below it. */
 export function chunkObjective(model: StageModel, { runs, sum }: ChunkLabel): number {
   const { microBatches, objective } = model.options;
   let worst = 0;
@@ -56,8 +56,8 @@ export function chunkObjective(model: StageModel, { runs, sum }: ChunkLabel): nu
       worst = Math.max(worst, run.seconds / run.replicas + run.syncSeconds / microBatches);
       continue;
     }
-    fill += run.firstSeconds;
-    worst = Math.max(worst, Math.ceil(microBatches / run.replicas) * run.seconds - run.firstSeconds);
+    fill += run.largestSeconds;
+    worst = Math.max(worst, Math.ceil(microBatches / run.replicas) * run.seconds - run.largestSeconds);
     sync = Math.max(sync, run.syncSeconds);
   }
   return objective === "steady" ? worst : Math.max(sum, fill + worst) + sync;
@@ -65,8 +65,9 @@ export function chunkObjective(model: StageModel, { runs, sum }: ChunkLabel): nu
 
 /**
  * A stage before the others, on run `at`, or on a new run of `shape` where `at` is the number of runs.
- * @returns undefined where some node lacks the variant, the line ends, or the memory does; the last with how
- * much is missing told to `short`.
+ * @param how.reuse changes the runs of `label` instead of a copy.
+ * @param how.short is told how much is missing where the memory ends.
+ * @returns undefined where some node lacks the variant, the line ends, or the memory does.
  */
 export function growChunk(
   model: StageModel,
@@ -76,7 +77,10 @@ export function growChunk(
   at: number,
   shape: { tensor: number; replicas: number },
   recompute: boolean,
-  short?: (needed: number, limit: number, first: number, width: number) => void,
+  how: {
+    reuse?: boolean;
+    short?: (needed: number, limit: number, first: number, width: number) => void;
+  } = {},
 ): ChunkLabel | undefined {
   const { machine } = model.options;
   const old = label.runs[at];
@@ -88,7 +92,7 @@ export function growChunk(
   if (!work) return undefined;
   const memoryBytes = (old ? old.memoryBytes : 0) + work.memoryBytes;
   if (memoryBytes > work.limitBytes) {
-    short?.(memoryBytes, work.limitBytes, first, width);
+    how.short?.(memoryBytes, work.limitBytes, first, width);
     return undefined;
   }
   const front = label.runs[label.front];
@@ -98,13 +102,13 @@ export function growChunk(
     sent = sendSeconds(machine, model.liveBytes[to]!, a, b);
   }
   const seconds = work.workSeconds + sent;
-  const runs = label.runs.slice();
+  const runs = how.reuse ? label.runs : label.runs.slice();
   // The stage in front of which this one is put sends its gradients back.
   if (front) {
     runs[label.front] = {
       ...front,
       seconds: front.seconds + sent,
-      firstSeconds: front.firstSeconds + sent,
+      largestSeconds: Math.max(front.largestSeconds, label.stage!.seconds + sent),
     };
   }
   runs[at] = {
@@ -113,7 +117,7 @@ export function growChunk(
     replicas,
     stages: (old ? old.stages : 0) + 1,
     seconds: (old ? old.seconds : 0) + seconds,
-    firstSeconds: seconds,
+    largestSeconds: Math.max(old ? old.largestSeconds : 0, seconds),
     syncSeconds: (old ? old.syncSeconds : 0) + work.syncSeconds,
     memoryBytes,
     limitBytes: work.limitBytes,

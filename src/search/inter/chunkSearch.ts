@@ -39,6 +39,7 @@ export class ChunkSearch {
     let best: ChunkLabel | undefined;
     let value = below;
     let count = 0;
+    const how = { short: this.#short };
     const enter = (grown: ChunkLabel | undefined, from: number) => {
       if (!grown) return;
       const bound = from === 0 ? chunkObjective(model, grown) : this.#bound(grown, from);
@@ -64,7 +65,7 @@ export class ChunkSearch {
               for (const [at, run] of label.runs.entries()) {
                 if (at === label.front || run.stages === chunks) continue;
                 seen++;
-                enter(growChunk(model, label, from, to, at, run, recompute, this.#short), from);
+                enter(growChunk(model, label, from, to, at, run, recompute, how), from);
               }
               for (const tensor of model.tensors) {
                 const most = model.mostReplicas(tensor, label.device);
@@ -72,11 +73,11 @@ export class ChunkSearch {
                   seen++;
                   const shape = { tensor, replicas };
                   const at = label.runs.length;
-                  enter(growChunk(model, label, from, to, at, shape, recompute, this.#short), from);
+                  enter(growChunk(model, label, from, to, at, shape, recompute, how), from);
                 }
               }
             }
-            this.#budget.add(seen * (4 + label.runs.length));
+            this.#budget.add(seen * (8 + 2 * label.runs.length));
           }
           if (count > labelLimit || this.#budget.spent) return { label: best, complete: false };
         }
@@ -87,30 +88,23 @@ export class ChunkSearch {
 
   /** A plan that ends in these stages costs at least this. */
   #bound(label: ChunkLabel, cut: number): number {
-    const { objective, microBatches, chunks = 1 } = this.#model.options;
+    const { objective, microBatches } = this.#model.options;
     const { runs, device } = label;
     // All runs together do all work: the most loaded one is no better than their mean.
     const least = this.#model.least(cut);
     let work = least.deviceSeconds;
     let devices = device;
-    let fill = 0;
+    let sync = 0;
     for (const run of runs) {
       work += run.tensor * run.seconds;
       devices += run.tensor * run.replicas;
-      if (run.stages === chunks) fill += run.firstSeconds;
-    }
-    const spread = work / devices;
-    // `steady`: runs only grow.
-    if (objective === "steady") return Math.max(spread, chunkObjective(this.#model, label));
-    let worst = Math.max(microBatches * spread, label.sum + least.seconds);
-    let sync = 0;
-    for (const run of runs) {
-      const rounds = Math.ceil(microBatches / run.replicas);
-      const own = run.stages === chunks ? run.firstSeconds : 0;
-      worst = Math.max(worst, rounds * run.seconds + fill - own);
       sync = Math.max(sync, run.syncSeconds);
     }
-    return worst + sync;
+    const spread = work / devices;
+    // Runs only grow.
+    const now = chunkObjective(this.#model, label);
+    if (objective === "steady") return Math.max(spread, now);
+    return Math.max(now, sync + Math.max(microBatches * spread, label.sum + least.seconds));
   }
 
   #insert(at: Map<string, ChunkLabel[]>, label: ChunkLabel): boolean {
@@ -121,6 +115,7 @@ export class ChunkSearch {
       at.set(key, [label]);
       return true;
     }
+    this.#budget.add(list.length);
     for (const other of list) if (this.#beats(other, label)) return false;
     const kept = list.filter((other) => !this.#beats(label, other));
     kept.push(label);
@@ -133,19 +128,21 @@ export class ChunkSearch {
     if (a.replicas > b.replicas || comesBefore(b, a)) return false;
     const { microBatches, objective } = this.#model.options;
     const steady = objective === "steady";
+    // What the first stage sends back is still to come.
+    if (!steady && a.stage!.seconds > b.stage!.seconds) return false;
     return a.runs.every((run, i) => {
       const other = b.runs[i]!;
       if (run.seconds > other.seconds) return false;
       if (run.syncSeconds > other.syncSeconds || run.memoryBytes > other.memoryBytes) return false;
+      if (steady) return true;
       const rounds = Math.ceil(microBatches / run.replicas);
       return (
-        steady ||
-        (run.firstSeconds <= other.firstSeconds && afterFill(run, rounds) <= afterFill(other, rounds))
+        run.largestSeconds <= other.largestSeconds && beyondFill(run, rounds) <= beyondFill(other, rounds)
       );
     });
   }
 }
 
-function afterFill({ seconds, firstSeconds }: ChunkRun, rounds: number): number {
-  return rounds * seconds - firstSeconds;
+function beyondFill({ seconds, largestSeconds }: ChunkRun, rounds: number): number {
+  return rounds * seconds - largestSeconds;
 }

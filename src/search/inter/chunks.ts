@@ -1,9 +1,11 @@
 import { ChunkClimb } from "./chunkClimb.js";
 import { type ChunkLabel, chunkObjective, emptyChunkLabel, growChunk, stagesOfChunks } from "./chunkPlan.js";
 import { ChunkSearch } from "./chunkSearch.js";
+import { bestLinks, spanLink } from "./generalBound.js";
 import { WorkBudget } from "./generalBudget.js";
 import { comesBefore, type Label, memorySentence } from "./generalLabel.js";
 import { type Found, type InterOptions, searchRuns } from "./generalRuns.js";
+import { ringSeconds } from "./machine.js";
 import type { StageModel } from "./stageModel.js";
 
 /**
@@ -64,12 +66,28 @@ function replayed(model: StageModel, label: Label): ChunkLabel | undefined {
   return plan;
 }
 
-/** All work spread over all devices: no plan is below it, whatever is put where. */
+/**
+ * No plan is below this, whatever is put where. All work W spread over all devices is w = W / devices, so some
+ * run of d replicas works at least d w on a micro-batch. `step`: with S the least sum of stage times, that run
+ * needs m w and the runs before and behind it their largest stages, (S - d w) / v at least, and the gradients
+ * that go with d w of work have to be reduced over d replicas. The least over d is the bound.
+ */
 function leastValue(model: StageModel): number {
-  const { machine, objective, microBatches } = model.options;
+  const { machine, objective, microBatches, overlap = 0, chunks = 1 } = model.options;
   const { seconds, deviceSeconds } = model.least(model.cuts - 1);
   const fastest = Math.min(...machine.slowdown);
   const units = machine.slowdown.reduce((sum, slowdown) => sum + fastest / slowdown, 0);
   const spread = deviceSeconds / units;
-  return objective === "steady" ? spread : Math.max(microBatches * spread, seconds);
+  if (objective === "steady") return Math.max(spread, model.heaviestSeconds);
+  const links = bestLinks(machine);
+  let least = Number.POSITIVE_INFINITY;
+  const most = Math.max(1, model.mostReplicas(Math.min(...model.tensors), machine.devices));
+  for (let replicas = 1; replicas <= most; replicas++) {
+    const work = replicas * spread;
+    const ring = ringSeconds(model.bytesPerWorkSecond * work, replicas, spanLink(links, replicas));
+    const sync = Math.max(0, ring - overlap * work);
+    const fill = Math.max(0, seconds - work) / chunks;
+    least = Math.min(least, Math.ceil(microBatches / replicas) * work + fill + sync);
+  }
+  return Math.max(least, seconds, model.heaviestSeconds);
 }

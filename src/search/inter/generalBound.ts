@@ -1,5 +1,5 @@
 import type { WorkBudget } from "./generalBudget.js";
-import { ringSeconds } from "./machine.js";
+import { type Machine, ringSeconds } from "./machine.js";
 import type { StageModel, StageVariant } from "./stageModel.js";
 
 /** What each stage of a plan may cost at most. */
@@ -46,7 +46,7 @@ export class Relaxation {
   /** Best seconds that each cut takes to pass, in one direction. */
   readonly #send: Float64Array;
   /** Best ring links of a span above each size of group, widest last. */
-  readonly #links: { span: number; latency: number; bandwidth: number }[];
+  readonly #links: SpanLink[];
   /** Inner cuts of each cut, where not every smaller one is. */
   readonly #inner: Int32Array[] | undefined;
   readonly #memoryBinds: boolean;
@@ -65,22 +65,12 @@ export class Relaxation {
     this.#budget = budget;
     this.#starts = new Int32Array(model.cuts + 1);
     const { machine, microBatches } = model.options;
-    const { devices, slowdown, memoryBytes, levels } = machine;
+    const { devices, slowdown, memoryBytes } = machine;
     this.before = new Float64Array(devices + 1);
     for (let i = 0; i < devices; i++) this.before[i + 1] = this.before[i]! + 1 / slowdown[i]!;
     this.total = this.before[devices]!;
     this.#kinds = kindsOf(slowdown, memoryBytes);
-    const all = levels.map(({ latencySeconds, bytesPerSecond, groupOf }) => ({
-      span: largestGroup(groupOf),
-      latency: Math.min(...latencySeconds),
-      bandwidth: Math.max(...bytesPerSecond),
-    }));
-    // Link i serves spans up to `span`: those of level i and of all levels outside it.
-    this.#links = all.map(({ span }, i) => ({
-      span,
-      latency: Math.min(...all.slice(i).map(({ latency }) => latency)),
-      bandwidth: Math.max(...all.slice(i).map(({ bandwidth }) => bandwidth)),
-    }));
+    this.#links = bestLinks(machine);
     const { latency, bandwidth } = this.#links[0]!;
     this.#send = model.liveBytes.map((bytes) => (bytes > 0 ? latency + bytes / bandwidth : 0));
     if (!model.chain) {
@@ -262,7 +252,7 @@ export class Relaxation {
       }
       if (replicas > most) continue;
       if (limits.sync !== undefined) {
-        const ring = ringSeconds(bytes, replicas, this.#link((replicas - 1) * tensor + 1));
+        const ring = ringSeconds(bytes, replicas, spanLink(this.#links, (replicas - 1) * tensor + 1));
         if (ring - hidden > limits.sync * (1 + slack)) continue;
       }
       const units = (replicas * tensor) / kind.slowest;
@@ -293,7 +283,7 @@ export class Relaxation {
     // Each turn goes to a wider span, whose link is no better.
     for (let turn = 0; turn <= this.#links.length; turn++) {
       if (replicas === Number.POSITIVE_INFINITY) return replicas;
-      const link = this.#link((replicas - 1) * tensor + 1);
+      const link = spanLink(this.#links, (replicas - 1) * tensor + 1);
       const sync = Math.max(0, ringSeconds(bytes, replicas, link) - hidden) / microBatches;
       if (seconds / replicas + sync <= limit) return replicas;
       // With G(d) = 2 (d - 1) / d x bytes / bandwidth - hidden, a hyperbola in d; latency only adds.
@@ -306,12 +296,32 @@ export class Relaxation {
     }
     return replicas;
   }
+}
 
-  /** The best link of a ring over devices of which the outermost are `span` - 1 apart. */
-  #link(span: number): { latency: number; bandwidth: number } {
-    for (const link of this.#links) if (span <= link.span) return link;
-    return this.#links.at(-1)!;
-  }
+/** What the links of any run of so many devices are at best. */
+export interface SpanLink {
+  span: number;
+  latency: number;
+  bandwidth: number;
+}
+
+/** Link i serves spans up to its own: at best those of level i and of all levels outside it. Widest last. */
+export function bestLinks({ levels }: Machine): SpanLink[] {
+  const all = levels.map(({ latencySeconds, bytesPerSecond, groupOf }) => ({
+    span: largestGroup(groupOf),
+    latency: Math.min(...latencySeconds),
+    bandwidth: Math.max(...bytesPerSecond),
+  }));
+  return all.map(({ span }, i) => ({
+    span,
+    latency: Math.min(...all.slice(i).map(({ latency }) => latency)),
+    bandwidth: Math.max(...all.slice(i).map(({ bandwidth }) => bandwidth)),
+  }));
+}
+
+/** The best link of a ring over devices of which the outermost are `span` - 1 apart. */
+export function spanLink(links: readonly SpanLink[], span: number): SpanLink {
+  return links.find((link) => span <= link.span) ?? links.at(-1)!;
 }
 
 /** Fewest d with (ceil(m / d) - 1) L within a limit. */

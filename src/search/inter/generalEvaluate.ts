@@ -91,9 +91,9 @@ export function evaluateInter(
       slowest = Math.max(slowest, seconds / run.replicas + reduced / microBatches);
       continue;
     }
-    const first = latency[run.stages[0]!]!;
-    fill += first;
-    slowest = Math.max(slowest, Math.ceil(microBatches / run.replicas) * seconds - first);
+    const largest = Math.max(...run.stages.map((s) => latency[s]!));
+    fill += largest;
+    slowest = Math.max(slowest, Math.ceil(microBatches / run.replicas) * seconds - largest);
     slowestSync = Math.max(slowestSync, reduced);
   }
   const value = objective === "steady" ? slowest : Math.max(stageSeconds, fill + slowest) + slowestSync;

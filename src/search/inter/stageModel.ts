@@ -15,12 +15,12 @@ import { DeviceRuns, type Machine, ringSeconds, sendSeconds } from "./machine.js
  * `step`, sum L_s + max (ceil(m / d) - 1) L_s + max G_s (fill, steady state and drain, then synchronisation).
  *
  * With `chunks`, a run of devices may hold several stages that do not follow each other, all of one shape but
- * for recomputation. Of a run g, T_g, G_g and the memory are sums over its stages, and F_g is the L of its first
+ * for recomputation. Of a run g, T_g, G_g and the memory are sums over its stages, and M_g is the largest L of
  * one. `steady` is the largest T_g / d + G_g / m; `step` is the larger of sum L_s, the way of one micro-batch,
- * and sum F_g + max (ceil(m / d) T_g - F_g), plus max G_g: a run starts once the runs before it have passed
- * their first chunk on, which for equal chunks is the bubble of interleaved 1F1B, (p - 1) / v rounds (Narayanan
- * et al., SC'21, section 2.2). With one chunk a run it is the same as above. A stage counts all stages behind it
- * as in flight, whatever run they are on.
+ * and sum M_g + max (ceil(m / d) T_g - M_g), plus max G_g: a run starts once the runs before it have passed on
+ * one chunk, which for equal chunks is the bubble of interleaved 1F1B, (p - 1) / v rounds (Narayanan et al.,
+ * SC'21, section 2.2). With one chunk a run it is the same as above. A stage counts all stages behind it as in
+ * flight, whatever run they are on: for two chunks what interleaved 1F1B holds, for more an upper bound.
  */
 export interface InterModelOptions {
   machine: Machine;
@@ -94,6 +94,10 @@ export class StageModel {
   readonly chain: boolean;
   readonly runs: DeviceRuns;
   readonly variants: readonly StageVariant[];
+  /** What the heaviest node alone adds to the objective at least, on as many replicas as there may be. */
+  readonly heaviestSeconds: number;
+  /** Least parameter bytes of a device for each second of work, over nodes and variants. */
+  readonly bytesPerWorkSecond: number;
   readonly #leastSeconds: Float64Array;
   readonly #leastDeviceSeconds: Float64Array;
 
@@ -131,6 +135,23 @@ export class StageModel {
         ),
       );
     const nodes = graph.nodes.map((_, node) => node);
+    const slowest = Math.max(...options.machine.slowdown);
+    let heaviest = 0;
+    let bytesPerWorkSecond = Number.POSITIVE_INFINITY;
+    for (const { variants } of graph.nodes) {
+      let least = Number.POSITIVE_INFINITY;
+      for (const { tensor, forwardSeconds, backwardSeconds, parameterBytes } of variants) {
+        const work = forwardSeconds + backwardSeconds;
+        const replicas = this.mostReplicas(tensor, options.machine.devices);
+        const rounds =
+          options.objective === "steady" ? 1 / replicas : Math.ceil(options.microBatches / replicas);
+        least = Math.min(least, replicas < 1 ? Number.POSITIVE_INFINITY : fastest * work * rounds);
+        if (work > 0) bytesPerWorkSecond = Math.min(bytesPerWorkSecond, parameterBytes / (slowest * work));
+      }
+      heaviest = Math.max(heaviest, least);
+    }
+    this.heaviestSeconds = heaviest;
+    this.bytesPerWorkSecond = Number.isFinite(bytesPerWorkSecond) ? bytesPerWorkSecond : 0;
     this.#leastSeconds = this.#sumOver(nodes.map(least(() => 1)));
     this.#leastDeviceSeconds = this.#sumOver(nodes.map(least((tensor) => tensor)));
   }
