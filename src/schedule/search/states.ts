@@ -1,35 +1,30 @@
-import { type FlatSchedule, jobOrder, weightKind } from "./problem.js";
-
 /**
- * All ways in which one rank's work can stand between two operations: how many each of its chains has done,
+ * All ways in which one rank's work can stand between two operations: how many each of its sequences has done,
  * no more than precedence allows, and within the rank's memory. States come in an order in which work only
  * grows, from nothing to all.
  */
 export interface RankStates {
-  readonly chains: Int32Array;
   readonly count: number;
-  /** State * chains + i: the state after one more operation of chain i, or -1. */
+  /** State * sequences + i: the state after one more operation of sequence i, or -1. */
   readonly next: Int32Array;
-  /** State * chains + i: operations that chain i has done. */
+  /** State * sequences + i: operations that sequence i has done. */
   readonly done: Uint16Array;
 }
 
-/** The rank's chains in the order of the job, each with the place of the chain that bounds its count. */
-function orderOf(flat: FlatSchedule, rank: number): { chain: number; bounded: number }[] {
-  const chains = jobOrder(flat).filter((chain) => flat.rankOf[chain] === rank);
-  return Array.from(chains, (chain, i) => {
-    const weight = chain % flat.kinds === weightKind;
-    return { chain, bounded: weight ? chains.indexOf(flat.before[chain]!) : i - 1 };
-  });
-}
-
-/** The states of a rank, or undefined where there are more than `most`. */
-export function statesOfRank(flat: FlatSchedule, rank: number, most: number): RankStates | undefined {
-  const order = orderOf(flat, rank);
-  const width = order.length;
-  const m = flat.microBatches;
-  const bytes = order.map(({ chain }) => flat.bytes[chain]!);
-  const limit = flat.limit[rank]!;
+/**
+ * @param lengths operations of each sequence.
+ * @param bounds the earlier sequence that has always done as many or more; -1 for none.
+ * @param bytes what one operation of each sequence adds to what the rank holds.
+ * @returns undefined where there are more states than `most`.
+ */
+export function countStates(
+  lengths: readonly number[],
+  bounds: readonly number[],
+  bytes: readonly number[],
+  limit: number,
+  most: number,
+): RankStates | undefined {
+  const width = lengths.length;
   const found: number[] = [];
   const now = new Array<number>(width).fill(0);
   let count = 0;
@@ -42,7 +37,7 @@ export function statesOfRank(flat: FlatSchedule, rank: number, most: number): Ra
       return count <= most;
     }
     if (++visits > 8 * most) return false;
-    const top = order[i]!.bounded === -1 ? m : now[order[i]!.bounded]!;
+    const top = bounds[i] === -1 ? lengths[i]! : Math.min(lengths[i]!, now[bounds[i]!]!);
     for (let done = 0; done <= top; done++) {
       now[i] = done;
       if (!fill(i + 1, held + done * bytes[i]!)) return false;
@@ -53,11 +48,12 @@ export function statesOfRank(flat: FlatSchedule, rank: number, most: number): Ra
 
   const done = Uint16Array.from(found);
   const next = new Int32Array(count * width).fill(-1);
-  // By the counts as one number in base m + 1; dense where that is small enough, which it mostly is.
-  const span = (m + 1) ** width;
+  // By the counts as digits of one number; an array where that is small, as it mostly is.
+  const weights = new Array<number>(width).fill(1);
+  for (let i = width - 2; i >= 0; i--) weights[i] = weights[i + 1]! * (lengths[i + 1]! + 1);
+  const span = width ? weights[0]! * (lengths[0]! + 1) : 1;
   const dense = span <= 4e6 ? new Int32Array(span).fill(-1) : undefined;
   const sparse = dense ? undefined : new Map<number, number>();
-  const weights = Array.from({ length: width }, (_, i) => (m + 1) ** (width - 1 - i));
   const codes = new Float64Array(count);
   for (let state = 0; state < count; state++) {
     let code = 0;
@@ -68,10 +64,10 @@ export function statesOfRank(flat: FlatSchedule, rank: number, most: number): Ra
   }
   for (let state = 0; state < count; state++) {
     for (let i = 0; i < width; i++) {
-      if (done[state * width + i] === m) continue;
+      if (done[state * width + i] === lengths[i]) continue;
       const code = codes[state]! + weights[i]!;
       next[state * width + i] = dense ? dense[code]! : (sparse!.get(code) ?? -1);
     }
   }
-  return { chains: Int32Array.from(order, ({ chain }) => chain), count, next, done };
+  return { count, next, done };
 }
