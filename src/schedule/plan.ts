@@ -1,7 +1,11 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
 import type { ScheduleTable } from "./actions.js";
-import { scheduleByName } from "./named/index.js";
-import { type Simulation, type StageTimes, simulate } from "./simulate.js";
+import { compileSchedule } from "./compile.js";
+import type { MemoryModel } from "./memory.js";
+import { canonicalScheduleName, scheduleByName, scheduleShape } from "./named/index.js";
+import { stageLinks } from "./routes.js";
+import { type SimulateOptions, type Simulation, simulate } from "./simulate.js";
+import type { StageTimes } from "./times.js";
 
 /** One optimizer step of a plan in time. */
 export interface StepSimulation {
@@ -14,30 +18,97 @@ export interface StepSimulation {
 
 /**
  * The schedule that a plan runs.
- * @throws MpoptError E_PLAN_INVALID for an unknown schedule.
+ * @throws MpoptError E_PLAN_INVALID for an unknown schedule or stages that it cannot lay out.
  */
 export function scheduleOfPlan(plan: Plan): ScheduleTable {
-  return scheduleByName(plan.schedule.name, {
-    ranks: plan.stages.length,
-    microBatches: plan.schedule.microBatches,
+  const { name, microBatches } = plan.schedule;
+  const ranks = 1 + plan.stages.reduce((most, { rank }) => Math.max(most, rank), 0);
+  const chunks = plan.stages.length / ranks;
+  canonicalScheduleName(name);
+  const { placement } = scheduleShape(name, ranks);
+  // The second pipeline of a bidirectional schedule holds copies of the plan's stages.
+  const table = scheduleByName(name, {
+    ranks,
+    microBatches,
+    ...(placement === "bidirectional" || !Number.isInteger(chunks) ? {} : { chunks }),
   });
+  const held = new Set(table.layersOf ?? Array.from({ length: table.stages }, (_, i) => i)).size;
+  if (held !== plan.stages.length) {
+    throw new MpoptError(
+      "E_PLAN_INVALID",
+      `Expected ${held} stages for ${name} on ${ranks} ranks but found ${plan.stages.length}.`,
+    );
+  }
+  return table;
 }
 
 /**
- * Times of a plan's stages in the order of the forward pass. They include transfers already.
+ * Times of a plan's stages in the order of the forward pass. They include transfers already. A plan does not say
+ * how a backward splits; its halves are taken as equal, as the matrix products of a linear layer are (Qi et al.,
+ * ICLR 2024, table 1).
  * @throws MpoptError E_PLAN_INVALID where the stages are not numbered 0, 1, 2, ...
  */
-export function timesOfPlan(plan: Plan): StageTimes {
+export function timesOfPlan(
+  plan: Plan,
+): Record<"forwardSeconds" | "backwardSeconds" | "backwardInputSeconds" | "backwardWeightSeconds", number[]> {
+  const stages = stagesInOrder(plan);
+  const half = stages.map((stage) => stage.backwardSeconds / 2);
+  return {
+    forwardSeconds: stages.map((stage) => stage.forwardSeconds),
+    backwardSeconds: stages.map((stage) => stage.backwardSeconds),
+    backwardInputSeconds: half,
+    backwardWeightSeconds: half,
+  };
+}
+
+function stagesInOrder(plan: Plan): Plan["stages"] {
   const stages = [...plan.stages].sort((a, b) => a.index - b.index);
   stages.forEach((stage, i) => {
     if (stage.index !== i) {
       throw new MpoptError("E_PLAN_INVALID", `Expected a stage ${i} in the plan but found ${stage.index}.`);
     }
   });
+  return stages;
+}
+
+/**
+ * What the stages of a schedule hold, so that each rank's peak is the plan's estimate: its fixed terms spread over
+ * the rank's stages, its activations over the micro-batches in flight, logits and workspace while a stage works.
+ * @returns undefined where the plan lacks the memory of a rank.
+ */
+export function memoryOfPlan(
+  plan: Plan,
+  table: ScheduleTable,
+  peakMicroBatches: ArrayLike<number>,
+): MemoryModel | undefined {
+  const entries = new Map(plan.estimate.memory.map((entry) => [entry.pipelineRank, entry]));
+  const { rank } = stageLinks(table);
+  const chunks = new Int32Array(table.ranks.length);
+  for (const r of rank) chunks[r] = chunks[r]! + 1;
+  if (!table.ranks.every((_, r) => entries.has(r))) return undefined;
+  const first = entries.get(0)!;
+  const stages = Array.from(rank, (r, s) => {
+    const { parameters, gradients, optimizer, activations, logits, workspace } = entries.get(r)!.terms;
+    return {
+      parameterBytes: parameters / chunks[r]! / (table.weightVersions?.[s] ?? 1),
+      gradientBytes: gradients / chunks[r]!,
+      optimizerBytes: optimizer / chunks[r]!,
+      activationBytes: activations / peakMicroBatches[r]!,
+      forwardWorkspaceBytes: logits + workspace,
+      backwardWorkspaceBytes: logits + workspace,
+    };
+  });
+  const used = first.allocatedBytes - first.terms.context;
   return {
-    forwardSeconds: stages.map((stage) => stage.forwardSeconds),
-    backwardSeconds: stages.map((stage) => stage.backwardSeconds),
+    stages,
+    contextBytes: first.terms.context,
+    fragmentation: used > 0 ? Math.max(1, (first.reservedBytes - first.terms.context) / used) : 1,
   };
+}
+
+export interface SimulatePlanOptions extends Omit<SimulateOptions, "memory"> {
+  /** Memory of each rank, after `memoryOfPlan`. */
+  memory?: boolean;
 }
 
 /**
@@ -45,8 +116,21 @@ export function timesOfPlan(plan: Plan): StageTimes {
  * synchronisation and the optimizer, which all ranks do after their last backward.
  * @throws MpoptError E_PLAN_INVALID as `scheduleOfPlan` and `timesOfPlan`.
  */
-export function simulatePlan(plan: Plan, options: { events?: boolean } = {}): StepSimulation {
-  const pipeline = simulate(scheduleOfPlan(plan), timesOfPlan(plan), options);
+export function simulatePlan(plan: Plan, options: SimulatePlanOptions = {}): StepSimulation {
+  const compiled = compileSchedule(scheduleOfPlan(plan));
+  const { table, peakMicroBatches } = compiled;
+  const each = timesOfPlan(plan);
+  const layersOf = table.layersOf ?? each.forwardSeconds.map((_, stage) => stage);
+  const spread = (seconds: number[]) => layersOf.map((layers) => seconds[layers]!);
+  const times: StageTimes = {
+    forwardSeconds: spread(each.forwardSeconds),
+    backwardSeconds: spread(each.backwardSeconds),
+    backwardInputSeconds: spread(each.backwardInputSeconds),
+    backwardWeightSeconds: spread(each.backwardWeightSeconds),
+  };
+  const { memory: withMemory = false, ...others } = options;
+  const memory = withMemory ? memoryOfPlan(plan, table, peakMicroBatches) : undefined;
+  const pipeline = simulate(compiled, times, { ...others, ...(memory ? { memory } : {}) });
   const { gradientSynchronisation, optimizer } = plan.estimate.terms;
   return {
     stepSeconds: pipeline.stepSeconds + gradientSynchronisation + optimizer,

@@ -1,139 +1,178 @@
-import { MpoptError } from "../contracts/index.js";
 import type { ActionKind, ScheduleTable } from "./actions.js";
-import { type CompiledSchedule, compileSchedule } from "./compile.js";
-
-/** Times of one micro-batch, one entry a stage. */
-export interface StageTimes {
-  forwardSeconds: ArrayLike<number>;
-  backwardSeconds: ArrayLike<number>;
-  /**
-   * Delay between stage i and i + 1, either way, one entry a boundary. It keeps neither rank busy; a transfer
-   * that blocks its sender belongs into the stage's time. Free where both stages share a rank.
-   */
-  transferSeconds?: ArrayLike<number>;
-}
+import { type CompiledSchedule, compileSchedule, kindNames, lastComputeKind } from "./compile.js";
+import { type MemoryModel, memoryOf, type RankMemory } from "./memory.js";
+import { steadySecondsPerMicroBatch } from "./steady.js";
+import { timeByEvents } from "./timeByEvents.js";
+import { type Clock, clockFor, isTimedInOrder, timeInOrder } from "./timeInOrder.js";
+import { type FlatTimes, flattenTimes, type StageTimes } from "./times.js";
+import { type Wait, waitsOf } from "./waits.js";
 
 export interface TimelineEvent {
   kind: ActionKind;
+  /** -1 for actions of a whole stage. */
   microBatch: number;
   stage: number;
   startSeconds: number;
   endSeconds: number;
 }
 
+export interface TransferEvent {
+  payload: "activation" | "gradient";
+  microBatch: number;
+  /** Index into `boundariesOf` the table. */
+  boundary: number;
+  fromRank: number;
+  toRank: number;
+  /** When its first byte moves. */
+  startSeconds: number;
+  /** When the receiver may use it. */
+  endSeconds: number;
+}
+
 export interface RankTimeline {
+  /** Time in compute actions, what collectives slow them included. */
   busySeconds: number;
   /** Time of the step that the rank does not work. */
   idleSeconds: number;
+  /** The idle time by cause, the longest first. */
+  waits: Wait[];
+  /** Most micro-batches in flight, summed over the rank's stages; see `peakMicroBatchesOf`. */
   peakMicroBatches: number;
-  /** In the order of time; empty unless asked for. */
+  /** Compute actions in the order of time; empty unless asked for. The halves of an overlapped pair share theirs. */
   events: TimelineEvent[];
+  /** Gathers and reductions in the order of time; empty unless events are asked for. */
+  collectives: TimelineEvent[];
+  /** Where a memory model is given. */
+  memory?: RankMemory;
 }
 
 export interface Simulation {
-  /** From the first forward's start to the last backward's end. */
+  /** From the first action's start to the end of the last action, gather or reduction. */
   stepSeconds: number;
   /** Idle share of all ranks' time, 0 to 1; (p - 1) / (m + p - 1) for equal stages under 1F1B and GPipe. */
   bubbleRatio: number;
   ranks: RankTimeline[];
+  /** Transfers between ranks; empty unless asked for. */
+  transfers: TransferEvent[];
+  /** Schedules without a flush (`weightVersions`): time that one more micro-batch takes once the pipe is full. */
+  steadySecondsPerMicroBatch?: number;
+}
+
+export interface SimulateOptions {
+  /** List every compute action, gather and reduction with its times; off by default because it allocates. */
+  events?: boolean;
+  /** List every transfer between ranks with its times. */
+  transfers?: boolean;
+  /** What everything holds: gives the memory of each rank. */
+  memory?: MemoryModel;
+  /** Memory over time, not only its peak. */
+  memoryCurve?: boolean;
 }
 
 /**
- * Start and end of every action, by its position in the compiled order.
- * @param starts, ends arrays of at least `schedule.length` to fill.
- * @returns the end of the last action.
+ * Times a compiled schedule into `clock`, in order where that is enough and by events otherwise. To time one
+ * schedule often: `compileSchedule`, `clockFor`, `flattenTimes` once, then this.
+ * @param transfers fill the times of transfers, too; otherwise only where they are needed.
+ * @returns the end of the last action, gather or reduction.
  */
-export function timeActions(
+export function timeSchedule(
   schedule: CompiledSchedule,
-  times: StageTimes,
-  starts: Float64Array,
-  ends: Float64Array,
+  times: FlatTimes,
+  clock: Clock,
+  transfers = false,
 ): number {
-  const { length, stage, backward, previousOnRank, input, boundary } = schedule;
-  const { forwardSeconds, backwardSeconds, transferSeconds } = times;
-  let makespan = 0;
-  for (let i = 0; i < length; i++) {
-    const previous = previousOnRank[i]!;
-    let start = previous === -1 ? 0 : ends[previous]!;
-    const from = input[i]!;
-    if (from !== -1) {
-      const crossed = boundary[i]!;
-      const arrival = ends[from]! + (transferSeconds && crossed !== -1 ? transferSeconds[crossed]! : 0);
-      if (arrival > start) start = arrival;
-    }
-    const end = start + (backward[i] ? backwardSeconds[stage[i]!]! : forwardSeconds[stage[i]!]!);
-    starts[i] = start;
-    ends[i] = end;
-    if (end > makespan) makespan = end;
-  }
-  return makespan;
+  return isTimedInOrder(schedule, times)
+    ? timeInOrder(schedule, times, clock, transfers)
+    : timeByEvents(schedule, times, clock);
 }
 
 /**
- * Runs a schedule in time. Ranks start an action when the one before has ended and its input has arrived.
- * Linear in the number of actions. Pass a compiled schedule to time one schedule often.
- * @param options.events list every action with its times; off by default because it allocates.
- * @throws MpoptError E_PLAN_INVALID for a schedule that is incomplete or deadlocks, E_USAGE for times that do
- * not fit the stages.
+ * Runs a schedule in time. A rank starts a compute action when the one before has ended, its input has arrived and
+ * its stage's parameters are gathered. Pass a compiled schedule to time one schedule often.
+ * @throws MpoptError E_PLAN_INVALID for a schedule that is incomplete or deadlocks, E_USAGE for times or a memory
+ * model that do not fit.
  */
 export function simulate(
   schedule: ScheduleTable | CompiledSchedule,
   times: StageTimes,
-  options: { events?: boolean } = {},
+  options: SimulateOptions = {},
 ): Simulation {
   const compiled = "previousOnRank" in schedule ? schedule : compileSchedule(schedule);
-  requireTimes(times, compiled.table.stages);
-  const { length, rank, stage, microBatch, backward, peakMicroBatches } = compiled;
-  const starts = new Float64Array(length);
-  const ends = new Float64Array(length);
-  const stepSeconds = timeActions(compiled, times, starts, ends);
+  const flat = flattenTimes(times, compiled);
+  const clock = clockFor(compiled);
+  const { events = false, transfers = false, memory, memoryCurve = false } = options;
+  const stepSeconds = timeSchedule(compiled, flat, clock, transfers || memory?.transferBytes !== undefined);
 
+  const { kind, rank, partner, peakMicroBatches } = compiled;
+  const { starts, ends } = clock;
   const ranks: RankTimeline[] = Array.from(peakMicroBatches, (peak) => ({
     busySeconds: 0,
     idleSeconds: 0,
+    waits: [],
     peakMicroBatches: peak,
     events: [],
+    collectives: [],
   }));
-  for (let i = 0; i < length; i++) {
-    const timeline = ranks[rank[i]!]!;
-    const seconds = backward[i] ? times.backwardSeconds[stage[i]!]! : times.forwardSeconds[stage[i]!]!;
-    timeline.busySeconds += seconds;
-    if (options.events) {
-      timeline.events.push({
-        kind: backward[i] ? "backward" : "forward",
-        microBatch: microBatch[i]!,
-        stage: stage[i]!,
-        startSeconds: starts[i]!,
-        endSeconds: ends[i]!,
-      });
-    }
+  for (let i = 0; i < compiled.length; i++) {
+    if (kind[i]! > lastComputeKind || (i > 0 && partner[i] === i - 1)) continue;
+    ranks[rank[i]!]!.busySeconds += ends[i]! - starts[i]!;
   }
   let idle = 0;
-  for (const timeline of ranks) {
+  const waits = waitsOf(compiled, flat, clock, stepSeconds);
+  const memories = memory && memoryOf(compiled, clock, memory, memoryCurve);
+  ranks.forEach((timeline, r) => {
     // Sums of rounded times may pass the makespan by an ulp.
     timeline.idleSeconds = Math.max(0, stepSeconds - timeline.busySeconds);
+    timeline.waits = waits[r]!;
+    if (memories) timeline.memory = memories[r]!;
     idle += timeline.idleSeconds;
-  }
-  return { stepSeconds, bubbleRatio: stepSeconds > 0 ? idle / (stepSeconds * ranks.length) : 0, ranks };
+  });
+  if (events) listEvents(compiled, clock, ranks);
+  return {
+    stepSeconds,
+    bubbleRatio: stepSeconds > 0 ? idle / (stepSeconds * ranks.length) : 0,
+    ranks,
+    transfers: transfers ? listTransfers(compiled, clock) : [],
+    ...(compiled.table.weightVersions
+      ? { steadySecondsPerMicroBatch: steadySecondsPerMicroBatch(compiled, clock) }
+      : {}),
+  };
 }
 
-function requireTimes(times: StageTimes, stages: number): void {
-  const lists: [string, ArrayLike<number>, number][] = [
-    ["forwardSeconds", times.forwardSeconds, stages],
-    ["backwardSeconds", times.backwardSeconds, stages],
-  ];
-  if (times.transferSeconds) lists.push(["transferSeconds", times.transferSeconds, stages - 1]);
-  for (const [name, list, length] of lists) {
-    if (list.length !== length) {
-      throw new MpoptError("E_USAGE", `Expected ${length} times for ${name} but found ${list.length}.`);
-    }
-    for (let i = 0; i < length; i++) {
-      if (!(list[i]! >= 0) || list[i] === Number.POSITIVE_INFINITY) {
-        throw new MpoptError(
-          "E_USAGE",
-          `Expected a time of at least 0 for ${name}[${i}] but found ${list[i]}.`,
-        );
-      }
-    }
+function listEvents(compiled: CompiledSchedule, { starts, ends, ...clock }: Clock, ranks: RankTimeline[]) {
+  const { kind, rank, stage, microBatch, length, collectives } = compiled;
+  for (let i = 0; i < length; i++) {
+    if (kind[i]! > lastComputeKind) continue;
+    ranks[rank[i]!]!.events.push({
+      kind: kindNames[kind[i]!]!,
+      microBatch: microBatch[i]!,
+      stage: stage[i]!,
+      startSeconds: starts[i]!,
+      endSeconds: ends[i]!,
+    });
   }
+  collectives.ofRank.forEach((list, r) => {
+    for (const c of list) {
+      const own = collectives.positions[c]!.find((i) => rank[i] === r)!;
+      ranks[r]!.collectives.push({
+        kind: kindNames[kind[own]!]!,
+        microBatch: -1,
+        stage: stage[own]!,
+        startSeconds: clock.collectiveStarts[c]!,
+        endSeconds: clock.collectiveEnds[c]!,
+      });
+    }
+  });
+}
+
+function listTransfers({ transfers, microBatch }: CompiledSchedule, clock: Clock): TransferEvent[] {
+  return Array.from({ length: transfers.length }, (_, t) => ({
+    payload: transfers.gradient[t] ? "gradient" : "activation",
+    microBatch: microBatch[transfers.producer[t]!]!,
+    boundary: transfers.boundary[t]!,
+    fromRank: transfers.sourceRank[transfers.connection[t]!]!,
+    toRank: transfers.targetRank[transfers.connection[t]!]!,
+    startSeconds: clock.transferStarts[t]!,
+    endSeconds: clock.arrivals[t]!,
+  }));
 }
