@@ -30,6 +30,8 @@ export class SearchRun {
   #local: LocalSearch | undefined;
   /** Windows for the first schedule's time. */
   #root: WindowsSnapshot | undefined;
+  /** The time that `#prove` tried last. */
+  #proven = Number.POSITIVE_INFINITY;
   #listWork = 0;
   #lastTurn = 0;
 
@@ -145,6 +147,26 @@ export class SearchRun {
     }
   }
 
+  /** Whether windows alone show that nothing is faster than the best. */
+  #prove(): void {
+    if (this.seconds === this.#proven || this.seconds <= this.bound * (1 + same)) return;
+    this.#proven = this.seconds;
+    const windows = this.#windows!;
+    const before = windows.snapshot();
+    if (windows.tighten(this.seconds * (1 - same))) windows.restore(before);
+    else this.bound = this.seconds;
+  }
+
+  /** Runs a branching to its end, or to that of the search. */
+  async #finish(steps: ReturnType<Branching["search"]>): Promise<Orders | "refuted" | "limit"> {
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value;
+      await this.#turn();
+      if (this.#ended) steps.return("limit");
+    }
+  }
+
   /** Tabu search and branching in turns of growing length. */
   async #improve(): Promise<void> {
     const flat = this.#flat;
@@ -163,25 +185,15 @@ export class SearchRun {
         await this.#turn();
       }
       this.offer(local.best);
+      this.#prove();
       if (this.#ended) break;
 
       const share = [0.5, 0.25, 0.75, 0.9][round % 4]!;
       const deadline = this.bound + share * (this.seconds * (1 - same) - this.bound);
-      const steps = branching.search(deadline, Math.min(slice, this.#limit - this.work));
-      for (;;) {
-        const { done, value } = steps.next();
-        if (done) {
-          if (value === "refuted") this.bound = Math.max(this.bound, deadline);
-          else if (value !== "limit") {
-            this.offer(value);
-            local.adopt(value);
-          }
-          break;
-        }
-        await this.#turn();
-        if (this.#ended) break;
-      }
+      const found = await this.#finish(branching.search(deadline, Math.min(slice, this.#limit - this.work)));
       this.#listWork += branching.takeListWork();
+      if (found === "refuted") this.bound = Math.max(this.bound, deadline);
+      else if (found !== "limit") this.offer(found);
       slice *= 1.5;
     }
   }
