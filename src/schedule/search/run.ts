@@ -163,7 +163,7 @@ export class SearchRun {
       const { done, value } = steps.next();
       if (done) return value;
       await this.#turn();
-      if (this.#ended) steps.return("limit");
+      if (this.#ended) return steps.return("limit").value as "limit";
     }
   }
 
