@@ -14,12 +14,14 @@ export interface Approximation {
 /** Shares above the least limit at which a plan may exist that are tried one after the other. */
 const looserStep = [0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10, 100, 1e4];
 const looser = [0, 5e-4, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10, 100, 1e4];
+/** Ratio of the limits that are tried one after the other where tensor-parallel groups keep to domains. */
+const sweepStep = 1.1;
 /** Gap below which no more work goes into the relaxation. */
 const smallGap = 2e-4;
 /** Divisions before which a plan is searched in the box. */
-const beamTurns = new Set([1, 4, 9, 16, 25, 36, 49]);
+const beamTurns = new Set(Array.from({ length: 30 }, (_, i) => (i + 1) ** 2));
 /** Boxes that are divided at most. */
-const mostTurns = 60;
+const mostTurns = 1000;
 
 /**
  * Plans and bounds without a state for each device. The least limit on every stage under which the relaxed
@@ -90,13 +92,20 @@ export class Approximate {
     return [low, high];
   }
 
-  #beam(limits: StageLimits, need: Float64Array, sums: Potentials | undefined, price: number): boolean {
+  #beam(
+    limits: StageLimits,
+    need: Float64Array,
+    sums: Potentials | undefined,
+    price: number,
+    freeSync?: number,
+  ): boolean {
     const below = this.#value;
     const found = beamSearch(this.#model, this.#relaxation, this.#budget, {
       limits,
       need,
       sums,
       price,
+      freeSync,
       width: this.#width,
       below,
     });
@@ -166,8 +175,26 @@ export class Approximate {
   /** Raises the bound, and finds better plans on the way, until the gap is small or the work is done. */
   refine(near: Approximation): Approximation {
     if (!this.#root || !this.#label) return near;
+    if (this.#model.options.machine.domainOf) this.#sweep(this.#root);
     const bound = Math.max(near.bound, this.#divide(this.#root));
     return { label: this.#label, value: this.#value, bound: Math.min(bound, this.#value) };
+  }
+
+  /**
+   * Plans at limits all the way up. Groups that must keep to their domains leave devices to smaller groups, so
+   * that the best plan may need a looser limit, and more synchronisation, than the relaxation says.
+   */
+  #sweep({ repeat, price }: Box): void {
+    for (let limit = repeat[0] * sweepStep; limit < this.#value && !this.#budget.spent; limit *= sweepStep) {
+      const {
+        limits,
+        need,
+        sums,
+        price: found,
+      } = this.#price(new Box(0, limit, 0, Number.POSITIVE_INFINITY, price));
+      this.#beam(limits, need!, sums, found);
+      this.#beam(limits, need!, sums, found, this.#value - limit);
+    }
   }
 
   /** Best-first division of the limits on repetition and synchronisation; returns the least open bound. */
