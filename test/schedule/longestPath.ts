@@ -13,18 +13,15 @@ export interface RankTimes {
   start: number;
   end: number;
   busy: number;
-  /** Stage activations held from the forward to the backward, or to its weight half. */
+  /** Most activations held at once: 1 from the forward to the backward, `betweenHalves` from half to half. */
   peak: number;
-  /** Most of those still before the input half, and most behind it, at any one time of their sum. */
-  peakBeforeInput: number;
-  peakBetweenHalves: number;
 }
 
 /**
  * Times of every rank with free transfers: the longest path through a graph of actions, found by raising the
  * starts until nothing changes. Slow and literal, and apart from the product's simulator.
  */
-export function longestPath(table: ScheduleTable, times: UnitTimes): RankTimes[] {
+export function longestPath(table: ScheduleTable, times: UnitTimes, betweenHalves = 1): RankTimes[] {
   const { forward, backwardInput, backwardWeight } = times;
   const length = (kind: string) =>
     ({
@@ -43,6 +40,7 @@ export function longestPath(table: ScheduleTable, times: UnitTimes): RankTimes[]
     });
   }
   const direction = (kind: string) => (kind === "forward" ? "forward" : "gradient");
+  const passesOn = (kind: string) => kind !== "backward-weight" && kind !== "optimizer";
   const output = new Map<string, number>();
   // Overlapped actions start together and end together.
   const steps = table.ranks.map((actions) => {
@@ -61,7 +59,7 @@ export function longestPath(table: ScheduleTable, times: UnitTimes): RankTimes[]
       for (const step of list) {
         let start = before;
         for (const { kind, stage, microBatch } of step.actions) {
-          if (kind === "backward-weight") continue;
+          if (!passesOn(kind)) continue;
           const from = neighbour.get(`${direction(kind)} ${stage}`);
           if (from === undefined) continue;
           start = Math.max(start, output.get(`${direction(kind)} ${from} ${microBatch}`) ?? 0);
@@ -71,7 +69,7 @@ export function longestPath(table: ScheduleTable, times: UnitTimes): RankTimes[]
           changed = true;
           step.end = end;
           for (const { kind, stage, microBatch } of step.actions) {
-            if (kind !== "backward-weight") output.set(`${direction(kind)} ${stage} ${microBatch}`, end);
+            if (passesOn(kind)) output.set(`${direction(kind)} ${stage} ${microBatch}`, end);
           }
         }
         before = end;
@@ -79,31 +77,18 @@ export function longestPath(table: ScheduleTable, times: UnitTimes): RankTimes[]
     }
   }
   return steps.map((list) => {
-    let [held, before, between] = [0, 0, 0];
-    let [peak, peakBeforeInput, peakBetweenHalves] = [0, 0, 0];
+    let [held, peak] = [0, 0];
     for (const { actions } of list) {
       for (const { kind } of actions) {
-        if (kind === "forward") before++;
-        else if (kind === "backward") before--;
-        else if (kind === "backward-input") {
-          before--;
-          between++;
-        } else if (kind === "backward-weight") between--;
-        held = before + between;
+        if (kind === "forward") held++;
+        else if (kind === "backward") held--;
+        else if (kind === "backward-input") held += betweenHalves - 1;
+        else if (kind === "backward-weight") held -= betweenHalves;
         peak = Math.max(peak, held);
-        peakBeforeInput = Math.max(peakBeforeInput, before);
-        peakBetweenHalves = Math.max(peakBetweenHalves, between);
       }
     }
     const busy = list.reduce((sum, { seconds }) => sum + seconds, 0);
     const [first] = list;
-    return {
-      start: first!.end - first!.seconds,
-      end: list.at(-1)!.end,
-      busy,
-      peak,
-      peakBeforeInput,
-      peakBetweenHalves,
-    };
+    return { start: first!.end - first!.seconds, end: list.at(-1)!.end, busy, peak };
   });
 }
