@@ -31,6 +31,8 @@ export const stageSchema = z.object({
   /** Time of one micro-batch on this stage, transfers to the next stage included. */
   forwardSeconds: seconds,
   backwardSeconds: seconds,
+  /** Part of `backwardSeconds` that makes weight gradients, which no other stage waits for. */
+  backwardWeightSeconds: seconds.optional(),
 });
 
 export const operatorPlacementSchema = z.object({
@@ -132,7 +134,15 @@ export const planSchema = z.object({
   rankTable: z.array(z.array(z.int().nonnegative())),
   stages: z.array(stageSchema).min(1),
   operators: z.array(operatorPlacementSchema),
-  schedule: z.object({ name: z.string(), microBatches: positiveInteger }),
+  schedule: z.object({
+    name: z.string(),
+    microBatches: positiveInteger,
+    /**
+     * What each pipeline rank does, one row a rank, in the CSV form of torch.distributed.pipelining; absent where
+     * the name says it.
+     */
+    actions: z.array(z.string()).optional(),
+  }),
   batch: z.object({ global: positiveInteger, micro: positiveInteger, sequence: positiveInteger }),
   optimizer: z.object({ name: z.string(), zero: z.int().min(0).max(3) }),
   estimate: estimateSchema,
