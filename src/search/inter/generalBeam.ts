@@ -10,6 +10,8 @@ export interface BeamOptions {
   /** `step`: what the stages up to each cut cost at least, with a price on units of devices. */
   sums?: Potentials;
   price: number;
+  /** Seconds of synchronisation that cost nothing when partial plans are compared. */
+  freeSync?: number;
   /** Partial plans kept at one cut. */
   width: number;
   /** Plans at or above this value are dropped. */
@@ -28,7 +30,7 @@ export function beamSearch(
   budget: WorkBudget,
   options: BeamOptions,
 ): Label | undefined {
-  const { limits, need, sums, price, width } = options;
+  const { limits, need, sums, price, width, freeSync = 0 } = options;
   const { machine, microBatches, objective, replicate } = model.options;
   const steady = objective === "steady";
   const { devices } = machine;
@@ -37,9 +39,11 @@ export function beamSearch(
   const before = relaxation.before;
   const score = (label: Label) => {
     const used = relaxation.total - before[label.device]!;
-    return steady ? used : label.sum + label.sync + price * used;
+    return steady ? used : label.sum + Math.max(label.sync, freeSync) + price * used;
   };
-  const beams: Beam[] = Array.from({ length: model.cuts }, () => new Beam(width, host));
+  // Where groups keep to domains, few places of a host are of use: the same one of several hosts is kept.
+  const places = machine.domainOf ? 8 * host : host;
+  const beams: Beam[] = Array.from({ length: model.cuts }, () => new Beam(width, places));
   // The line may end a few devices early where that puts the last stage into one host.
   for (let end = devices; end > 0 && end > devices - Math.min(host, width); end--) {
     const label = emptyLabel(end);
