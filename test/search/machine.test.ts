@@ -54,7 +54,9 @@ describe("machineOf", () => {
     expect(linkBetween(machine, 7, 3)).toEqual({ latency: 2e-6, bandwidth: 200 });
     expect(linkBetween(machine, 2, 3)).toEqual({ latency: 9e-6, bandwidth: 20 });
     expect([...machine.slowdown]).toEqual(new Array(8).fill(1));
-    expect([...machine.memoryBytes]).toEqual(new Array(8).fill(parts["h100-sxm"]!.memoryBytes / 2));
+    const { contextBytes, fragmentation } = cluster.memoryOverheads;
+    const left = (parts["h100-sxm"]!.memoryBytes / 2 - contextBytes.value) / fragmentation.value;
+    expect([...machine.memoryBytes]).toEqual(new Array(8).fill(left));
     expect(new DeviceRuns(machine).period).toBe(8);
     expectRuns(machine);
   });
@@ -67,8 +69,10 @@ describe("machineOf", () => {
     expect([...machine.slowdown].map((each) => each / ratio)).toEqual(
       [1 / ratio, 1 / ratio, 1, 1, 1].map((each) => expect.closeTo(each, 3)),
     );
+    const { contextBytes, fragmentation } = cluster.memoryOverheads;
+    const left = (bytes: number) => (bytes - contextBytes.value) / fragmentation.value;
     expect([...machine.memoryBytes]).toEqual(
-      [2, 3].flatMap((n, i) => new Array(n).fill([a100, h100][i]!.memoryBytes)),
+      [2, 3].flatMap((n, i) => new Array(n).fill(left([a100, h100][i]!.memoryBytes))),
     );
     // The H100's single precision is not in the same ratio.
     const single = machineOf(cluster, 1, "f32").slowdown[4]!;

@@ -254,7 +254,8 @@ export function machineOfLevels(
 }
 
 /**
- * A cluster as a machine: memory and speed of every device, hosts of any size, the link of every group.
+ * A cluster as a machine: memory and speed of every device, hosts of any size, the link of every group. Of the
+ * memory, what the driver's context and the allocator's fragmentation leave.
  *
  * The slowdown is the ratio of the best matrix products in one data type; 1 is the kind of the first devices,
  * on which a model's layers are priced.
@@ -267,10 +268,12 @@ export function machineOf(cluster: Cluster, memoryFraction: number, dtype: Dtype
   const memoryBytes = new Float64Array(devices);
   const slowdown = new Float64Array(devices);
   const slowdowns = slowdownsOf(cluster, dtype);
+  const { contextBytes, fragmentation } = cluster.memoryOverheads;
   let at = 0;
   cluster.devices.forEach((kind, index) => {
     for (let i = 0; i < kind.count; i++, at++) {
-      memoryBytes[at] = kind.memoryBytes.value * memoryFraction;
+      const free = kind.memoryBytes.value * memoryFraction - contextBytes.value;
+      memoryBytes[at] = Math.max(0, free / fragmentation.value);
       slowdown[at] = slowdowns[index]!;
     }
   });
