@@ -1,7 +1,22 @@
 /**
- * Closed forms around the time of 1F1B with free transfers, seconds. `forward` and `backward` hold one
+ * Closed forms of pipeline times with free transfers, seconds. `forward` and `backward` hold one
  * micro-batch's times, one entry a stage. They cost O(stages); `simulate` gives the exact time.
  */
+
+/**
+ * (m + (p - 1) / v)(f + b): interleaved 1F1B of p ranks with v equal stages each, where f and b are one
+ * micro-batch's times on all of a rank's stages; exact where p divides m (Narayanan et al., SC'21, section
+ * 2.2.2). With v = 1 it is 1F1B, and GPipe, for every m.
+ */
+export function interleavedSeconds(
+  ranks: number,
+  microBatches: number,
+  chunks: number,
+  forward: number,
+  backward: number,
+): number {
+  return (microBatches + (ranks - 1) / chunks) * (forward + backward);
+}
 
 /**
  * Σ(f_i + b_i) + (m - 1) · max(f_i + b_i): the first micro-batch's round trip, then one round of the slowest

@@ -1,6 +1,7 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
 import type { ScheduleTable } from "./actions.js";
 import { compileSchedule } from "./compile.js";
+import { readScheduleCsv } from "./csv.js";
 import type { MemoryModel } from "./memory.js";
 import { canonicalScheduleName, scheduleByName, scheduleShape } from "./named/index.js";
 import { stageLinks } from "./routes.js";
@@ -17,11 +18,22 @@ export interface StepSimulation {
 }
 
 /**
- * The schedule that a plan runs.
- * @throws MpoptError E_PLAN_INVALID for an unknown schedule or stages that it cannot lay out.
+ * The schedule that a plan runs: its own actions where it has some, otherwise the one that it names.
+ * @throws MpoptError E_PLAN_INVALID for an unknown schedule or stages that it cannot lay out; E_PARSE for actions
+ * that cannot be read.
  */
 export function scheduleOfPlan(plan: Plan): ScheduleTable {
-  const { name, microBatches } = plan.schedule;
+  const { name, microBatches, actions } = plan.schedule;
+  if (actions) {
+    const table = readScheduleCsv(actions.join("\n"), `schedule ${name}`);
+    if (table.microBatches !== microBatches || table.stages !== plan.stages.length) {
+      throw new MpoptError(
+        "E_PLAN_INVALID",
+        `Expected actions for ${plan.stages.length} stages and ${microBatches} micro-batches but found ${table.stages} and ${table.microBatches}.`,
+      );
+    }
+    return { ...table, name };
+  }
   const ranks = 1 + plan.stages.reduce((most, { rank }) => Math.max(most, rank), 0);
   const chunks = plan.stages.length / ranks;
   canonicalScheduleName(name);
@@ -43,21 +55,21 @@ export function scheduleOfPlan(plan: Plan): ScheduleTable {
 }
 
 /**
- * Times of a plan's stages in the order of the forward pass. They include transfers already. A plan does not say
- * how a backward splits; its halves are taken as equal, as the matrix products of a linear layer are (Qi et al.,
- * ICLR 2024, table 1).
+ * Times of a plan's stages in the order of the forward pass. They include transfers already. Where a plan
+ * does not say how a backward splits, its halves are taken as equal, as the matrix products of a linear layer are
+ * (Qi et al., ICLR 2024, table 1).
  * @throws MpoptError E_PLAN_INVALID where the stages are not numbered 0, 1, 2, ...
  */
 export function timesOfPlan(
   plan: Plan,
 ): Record<"forwardSeconds" | "backwardSeconds" | "backwardInputSeconds" | "backwardWeightSeconds", number[]> {
   const stages = stagesInOrder(plan);
-  const half = stages.map((stage) => stage.backwardSeconds / 2);
+  const weight = stages.map((stage) => stage.backwardWeightSeconds ?? stage.backwardSeconds / 2);
   return {
     forwardSeconds: stages.map((stage) => stage.forwardSeconds),
     backwardSeconds: stages.map((stage) => stage.backwardSeconds),
-    backwardInputSeconds: half,
-    backwardWeightSeconds: half,
+    backwardInputSeconds: stages.map((stage, s) => Math.max(0, stage.backwardSeconds - weight[s]!)),
+    backwardWeightSeconds: weight,
   };
 }
 

@@ -63,7 +63,6 @@ export function waitsOf(
         free = ends[i]!;
         continue;
       }
-      if (i > 0 && other === i - 1) continue;
       if (starts[i]! > free) {
         const last = other === -1 ? i : latest(schedule, times, clock, i, other);
         explain(schedule, times, clock, last, free, starts[i]!, add, split);

@@ -1,6 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
+  gpipe,
+  interleaved,
+  interleavedSeconds,
   oneForwardOneBackward,
   oneForwardOneBackwardEstimate,
   oneForwardOneBackwardUpperBound,
@@ -23,6 +26,34 @@ function simulated(forward: number[], backward: number[], microBatches: number):
     backwardSeconds: backward,
   }).stepSeconds;
 }
+
+describe("interleavedSeconds", () => {
+  it("is exact for interleaved 1F1B where p divides m", () => {
+    for (let p = 1; p <= 5; p++) {
+      for (const m of [p, 2 * p, 5 * p]) {
+        for (let chunks = 1; chunks <= 4; chunks++) {
+          const times = {
+            forwardSeconds: new Array<number>(p * chunks).fill(1),
+            backwardSeconds: new Array<number>(p * chunks).fill(2),
+          };
+          const { stepSeconds } = simulate(interleaved({ ranks: p, microBatches: m, chunks }), times);
+          expect(stepSeconds).toBeCloseTo(interleavedSeconds(p, m, chunks, chunks, 2 * chunks), 9);
+        }
+      }
+    }
+  });
+
+  it("with one chunk is 1F1B and GPipe", () => {
+    for (let p = 1; p <= 6; p++) {
+      for (let m = 1; m <= 9; m++) {
+        const times = { forwardSeconds: new Array(p).fill(2), backwardSeconds: new Array(p).fill(3) };
+        for (const make of [gpipe, oneForwardOneBackward]) {
+          expect(simulate(make(p, m), times).stepSeconds).toBe(interleavedSeconds(p, m, 1, 2, 3));
+        }
+      }
+    }
+  });
+});
 
 describe("closed forms of 1F1B", () => {
   it("the estimate is exact for equal stages", () => {
