@@ -17,6 +17,7 @@ export * from "./memory.js";
 export * from "./named/index.js";
 export * from "./plan.js";
 export { peakInFlight, routesOf, type StageLinks, stageLinks } from "./routes.js";
+export * from "./search/index.js";
 export * from "./simulate.js";
 export { timeByEvents } from "./timeByEvents.js";
 export { type Clock, clockFor, isTimedInOrder, timeInOrder } from "./timeInOrder.js";

@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { checkActions, type ScheduleTable, simulate } from "../../src/schedule/index.js";
 import { namedStarts, type ScheduleProblem, searchSchedule } from "../../src/schedule/search/index.js";
+import { flattenSchedule } from "../../src/schedule/search/problem.js";
 import { randomOf } from "../../src/schedule/search/random.js";
+import { Windows } from "../../src/schedule/search/windows.js";
 import { leastSeconds, replay } from "./searchBrute.js";
 
 /** Small problems whose times are small integers, with one or more stages a rank. */
@@ -132,6 +134,37 @@ describe("the searched schedule", () => {
       expect(checkActions(found.table), note).toEqual([]);
     }
     expect(optimal).toBe(400);
+  });
+
+  it("has bounds below the optimum where ranks with several stages are relaxed", async () => {
+    let close = 0;
+    for (let seed = 0; seed < 200; seed++) {
+      const random = randomOf(seed);
+      const below = (n: number) => Math.floor(n * random());
+      const split = seed % 4 === 0;
+      const stages = Array.from({ length: split ? 2 : 4 }, (_, s) => ({
+        rank: split ? 0 : seed % 2 ? s % 2 : Number(s === 1 || s === 2),
+        forwardSeconds: 1 + below(4),
+        backwardInputSeconds: 1 + below(4),
+        backwardWeightSeconds: below(4),
+        activationBytes: 1 + below(3),
+        weightGradientBytes: below(2),
+      }));
+      const own = (rank: number) =>
+        stages.reduce((sum, stage) => sum + (stage.rank === rank ? stage.activationBytes : 0), 0);
+      const problem: ScheduleProblem = {
+        stages,
+        microBatches: split ? 3 : 2,
+        splitBackward: split,
+        transferSeconds: stages.slice(1).map(() => below(3)),
+        memoryLimitBytes: [0, 1].slice(0, split ? 1 : 2).map((rank) => own(rank) + below(own(rank) + 1)),
+      };
+      const least = leastSeconds(problem);
+      const relaxed = () => new Windows(flattenSchedule(problem), 0);
+      expect(relaxed().tighten(least * (1 + 1e-9)), JSON.stringify({ seed, problem })).toBe(true);
+      if (!relaxed().tighten(least * 0.9)) close++;
+    }
+    expect(close).toBeGreaterThan(120);
   });
 
   it("is never slower than a named one within memory, and near its bound, on a random grid", async () => {

@@ -9,10 +9,15 @@ interface Sequence {
   readonly seconds: number;
 }
 
-/** Most states of a rank's own program; beyond, chains of one kind are taken together. */
-const mostStates = 60_000;
-/** Most states then; beyond, backward-weights are left out. */
+/** Most states with the chains of one kind taken together; beyond, backward-weights are left out. */
 const mostMerged = 150_000;
+
+/** By state: earliest times to reach it, and latest to leave it. All ranks use the same two in turn. */
+const scratches = [new Float64Array(0), new Float64Array(0)];
+function scratch(index: number, length: number): Float64Array {
+  if (scratches[index]!.length < length) scratches[index] = new Float64Array(length);
+  return scratches[index]!;
+}
 
 /**
  * One rank as one machine: its operations have windows, each chain takes its micro-batches in turn, memory holds.
@@ -29,8 +34,6 @@ export class RankProgram {
   readonly exact: boolean;
   readonly states: RankStates;
   readonly sequences: readonly Sequence[];
-  readonly #early: Float64Array;
-  readonly #late: Float64Array;
   readonly #starts: Float64Array[];
   readonly #ends: Float64Array[];
   readonly #newStarts: Float64Array[];
@@ -47,8 +50,6 @@ export class RankProgram {
     this.states = states;
     this.exact = exact;
     this.alive = Int32Array.from({ length: states.count }, (_, i) => i);
-    this.#early = new Float64Array(states.count);
-    this.#late = new Float64Array(states.count);
     const buffers = () => sequences.map(({ length }) => new Float64Array(length));
     this.#starts = buffers();
     this.#ends = buffers();
@@ -56,11 +57,15 @@ export class RankProgram {
     this.#newEnds = buffers();
   }
 
-  /** The program of a rank; ranks of one structure share `tables`. Undefined where even less is too much. */
+  /**
+   * The program of a rank; ranks of one structure share `tables`. The chains of one kind are taken together where
+   * it has more than `mostStates`. Undefined where even that is too much.
+   */
   static make(
     flat: FlatSchedule,
     rank: number,
     tables: Map<string, RankStates | undefined>,
+    mostStates: number,
   ): RankProgram | undefined {
     const { microBatches: m, kinds, seconds, bytes } = flat;
     const chains = Array.from(jobOrder(flat).filter((chain) => flat.rankOf[chain] === rank));
@@ -202,7 +207,7 @@ export class RankProgram {
     const { next, done, count } = this.states;
     const width = this.sequences.length;
     const alive = this.alive;
-    const early = this.#early;
+    const early = scratch(0, count);
     const final = count - 1;
     if (alive.length === 0 || alive[0] !== 0 || alive[alive.length - 1] !== final) return false;
     for (let a = 0; a < alive.length; a++) early[alive[a]!] = Number.POSITIVE_INFINITY;
@@ -228,14 +233,14 @@ export class RankProgram {
     const { next, done, count } = this.states;
     const width = this.sequences.length;
     const alive = this.alive;
-    const early = this.#early;
-    const late = this.#late;
+    const early = scratch(0, count);
+    const late = scratch(1, count);
     for (let i = 0; i < width; i++) {
       this.#newStarts[i]!.fill(Number.POSITIVE_INFINITY);
       this.#newEnds[i]!.fill(Number.NEGATIVE_INFINITY);
     }
     // States that were dropped count as dead ends.
-    late.fill(Number.NEGATIVE_INFINITY);
+    late.fill(Number.NEGATIVE_INFINITY, 0, count);
     late[count - 1] = deadline;
     let kept = 0;
     for (let a = alive.length - 1; a >= 0; a--) {

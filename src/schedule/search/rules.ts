@@ -19,9 +19,23 @@ function depths(flat: FlatSchedule, scale: () => number): Float64Array {
   });
 }
 
+/**
+ * The same where memory alone decides, none where it does not. A rank with several stages that fills its memory
+ * with first forwards lets micro-batches through one by one; `scale` 1 keeps room for each one's whole way.
+ */
+function roomDepths(flat: FlatSchedule, scale: number): Float64Array {
+  return Float64Array.from({ length: flat.ranks }, (_, rank) => {
+    const forwards = flat.chainsOfRank[rank]!.filter((chain) => chain % flat.kinds === 0);
+    const bytes = forwards.reduce((sum, chain) => sum + flat.bytes[chain]!, 0);
+    if (forwards.length < 2 || bytes === 0) return Number.POSITIVE_INFINITY;
+    return Math.max(1, Math.round((scale * flat.limit[rank]!) / bytes));
+  });
+}
+
 /** The orders of 1F1B, of zero bubble with once and twice its depth, and of GPipe, as far as memory lets them. */
 export function plainRules(flat: FlatSchedule): ListRule[] {
   const none = new Float64Array(flat.ranks).fill(Number.POSITIVE_INFINITY);
+  const room = roomDepths(flat, 1);
   const rules: ListRule[] = [];
   for (const scale of [1, 1.5, 2]) {
     for (const weightPatience of [0, 1]) {
@@ -33,8 +47,11 @@ export function plainRules(flat: FlatSchedule): ListRule[] {
       });
     }
   }
-  for (const backwardFirst of [true, false]) {
-    rules.push({ priority: byKind(flat, backwardFirst), patience: 0, weightPatience: 0.5, depth: none });
+  const depthsToTry = room.every((depth) => depth === Number.POSITIVE_INFINITY) ? [none] : [none, room];
+  for (const depth of depthsToTry) {
+    for (const backwardFirst of [true, false]) {
+      rules.push({ priority: byKind(flat, backwardFirst), patience: 0, weightPatience: 0.5, depth });
+    }
   }
   return rules;
 }
@@ -50,9 +67,14 @@ export function randomRule(flat: FlatSchedule, random: Random): ListRule {
   const weightPatience = random();
   if (random() < 0.5) {
     const scale = () => 0.8 + 1.4 * random();
-    return { priority: byKind(flat, true), patience, weightPatience, depth: depths(flat, scale) };
+    const depth = depths(flat, scale);
+    const room = roomDepths(flat, 0.8 + 0.8 * random());
+    for (let r = 0; r < flat.ranks; r++) depth[r] = Math.min(depth[r]!, room[r]!);
+    return { priority: byKind(flat, true), patience, weightPatience, depth };
   }
-  const round = load.reduce((a, b) => Math.max(a, b), 0) / m;
+  // Where memory leaves the ranks waiting, rounds take longer than the busiest rank's.
+  const slow = random() < 0.3 ? 1 + 3 * random() : 1;
+  const round = (slow * load.reduce((a, b) => Math.max(a, b), 0)) / m;
   const pace = 0.8 + 1.2 * random();
   const weightDelay = 3 * random() * flat.ranks * round;
   const due = new Float64Array(flat.chains);
@@ -68,12 +90,7 @@ export function randomRule(flat: FlatSchedule, random: Random): ListRule {
   const priority = Float64Array.from({ length: flat.operations }, (_, op) => {
     return (op % m) * round + due[Math.floor(op / m)]!;
   });
-  return {
-    priority,
-    patience,
-    weightPatience,
-    depth: new Float64Array(flat.ranks).fill(Number.POSITIVE_INFINITY),
-  };
+  return { priority, patience, weightPatience, depth: roomDepths(flat, 0.8 + 0.8 * random()) };
 }
 
 /** A rule from windows: what must start first goes first; `share` of the earliest start and noise vary it. */
@@ -96,6 +113,6 @@ export function windowRule(
     priority,
     patience: kind < 1 / 3 ? 0 : kind < 2 / 3 ? 1 : random!(),
     weightPatience: random ? random() : 0.5,
-    depth: new Float64Array(flat.ranks).fill(Number.POSITIVE_INFINITY),
+    depth: roomDepths(flat, random ? 0.8 + 0.8 * random() : 1),
   };
 }

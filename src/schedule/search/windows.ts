@@ -1,3 +1,4 @@
+import { hasArea, memoryAreas } from "./memoryArea.js";
 import { meetsDeadlines } from "./preemptive.js";
 import { type FlatSchedule, jobOrder } from "./problem.js";
 import { RankProgram } from "./rankProgram.js";
@@ -41,18 +42,23 @@ export class Windows {
   readonly #order: Int32Array;
   /** By forward chain: its operation k needs the backward of micro-batch k - room to be done; 0 for none. */
   readonly #room: Int32Array;
+  readonly #areas: Float64Array;
   #deadline = Number.POSITIVE_INFINITY;
   #tolerance = 0;
 
-  constructor(flat: FlatSchedule) {
+  /** @param mostStates beyond which a rank with several stages is relaxed; see `RankProgram`. */
+  constructor(flat: FlatSchedule, mostStates = 60_000) {
     this.#flat = flat;
     this.earliest = new Float64Array(flat.operations);
     this.latest = new Float64Array(flat.operations).fill(Number.POSITIVE_INFINITY);
     this.#dirty = new Uint8Array(flat.ranks);
     const tables = new Map<string, RankStates | undefined>();
-    this.#programs = Array.from({ length: flat.ranks }, (_, rank) => RankProgram.make(flat, rank, tables));
+    this.#programs = Array.from({ length: flat.ranks }, (_, rank) =>
+      RankProgram.make(flat, rank, tables, mostStates),
+    );
     this.#order = jobOrder(flat);
     this.#room = roomOf(flat);
+    this.#areas = memoryAreas(flat);
   }
 
   /** What `restore` goes back to; shares what did not change since. */
@@ -155,7 +161,9 @@ export class Windows {
     if (!program?.exact) {
       const chains = this.#flat.chainsOfRank[rank]!;
       this.work += 16 * chains.length * this.#flat.microBatches;
-      if (!meetsDeadlines(this.#flat, chains, earliest, latest, this.#tolerance)) return false;
+      const tolerance = this.#tolerance;
+      if (!meetsDeadlines(this.#flat, chains, earliest, latest, tolerance)) return false;
+      if (!hasArea(this.#flat, rank, this.#areas[rank]!, earliest, latest, tolerance)) return false;
     }
     if (!program) return true;
     this.work += program.work;
