@@ -36,7 +36,9 @@ const {
 export interface CompileOptions {
   /**
    * `posted` (default): a send or receive is handed to the network and its rank goes on, as with isend and
-   * irecv. `blocking`: both ranks stand still from their own action until the transfer has arrived.
+   * irecv; the transfer starts when both ranks have come to it, because PyTorch's NCCL streams wait for what was
+   * queued before on the compute stream. `blocking`: both ranks stand still from their own action until the
+   * transfer has arrived.
    */
   sends?: "posted" | "blocking";
   /** The table is known to pass `checkActions`, which is then left out. */
