@@ -49,7 +49,7 @@ export function traceOf(plan: Plan, step: StepSimulation): Trace {
         count(startSeconds);
       }
       events.push({
-        name: `${kind} ${microBatch}`,
+        name: microBatch < 0 ? `${kind} of stage ${stage}` : `${kind} ${microBatch}`,
         cat: kind,
         ph: "X",
         pid: 0,
@@ -58,7 +58,7 @@ export function traceOf(plan: Plan, step: StepSimulation): Trace {
         dur: microseconds(endSeconds) - microseconds(startSeconds),
         args: { microBatch, stage },
       });
-      if (kind === "backward") {
+      if (kind === "backward" || kind === "backward-weight") {
         inFlight--;
         count(endSeconds);
       }

@@ -31,13 +31,18 @@ describe("traceOf", () => {
     }
   });
 
-  it("counts the micro-batches in flight up to the peak and back to 0", () => {
-    step.pipeline.ranks.forEach((rank, tid) => {
-      const counts = trace.traceEvents
-        .filter((event) => event.ph === "C" && event.tid === tid)
-        .map((event) => event.args!.microBatches as number);
-      expect(Math.max(...counts)).toBe(rank.peakMicroBatches);
-      expect(counts.at(-1)).toBe(0);
-    });
+  it("counts the micro-batches in flight up to the peak and back to 0, with split backwards too", () => {
+    const split = { ...plan, schedule: { ...plan.schedule, name: "zb-h1" } };
+    for (const each of [plan, split]) {
+      const run = simulatePlan(each, { events: true });
+      const { traceEvents } = traceOf(each, run);
+      run.pipeline.ranks.forEach((rank, tid) => {
+        const counts = traceEvents
+          .filter((event) => event.ph === "C" && event.tid === tid)
+          .map((event) => event.args!.microBatches as number);
+        expect(Math.max(...counts)).toBe(rank.peakMicroBatches);
+        expect(counts.at(-1)).toBe(0);
+      });
+    }
   });
 });

@@ -131,7 +131,8 @@ function chooseRows({ pipeline: { ranks } }: StepSimulation): Row[] {
   const count = Math.max(1, Math.min(ranks.length, maximumRows, Math.floor(maximumEvents / perRow)));
   return Array.from({ length: count }, (_, i) => {
     const rank = count === 1 ? 0 : Math.round((i * (ranks.length - 1)) / (count - 1));
-    const { events } = ranks[rank]!;
+    // Updates inside the pipeline (schedules without a flush) belong to no micro-batch and are not drawn.
+    const events = ranks[rank]!.events.filter(({ microBatch }) => microBatch >= 0);
     if (events.length <= maximumEventsPerRow) return { rank, events };
     const half = maximumEventsPerRow / 2;
     const head = events.slice(0, half);
@@ -169,7 +170,7 @@ function timelineData(plan: Plan, step: StepSimulation, rows: Row[], rowHeight: 
       const events: number[] = [];
       for (const { kind, stage, microBatch, startSeconds } of row.events) {
         const start = Math.round(startSeconds * scale);
-        events.push(start - before, (stage * microBatches + microBatch) * 2 + (kind === "backward" ? 1 : 0));
+        events.push(start - before, (stage * microBatches + microBatch) * 2 + (kind === "forward" ? 0 : 1));
         before = start;
       }
       return { rank: row.rank, events };
