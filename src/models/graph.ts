@@ -10,6 +10,17 @@ export interface Workload {
   sequence: number;
 }
 
+/** What the training code runs, where the model's configuration leaves it open. */
+export interface Kernels {
+  /**
+   * `flash` never writes the attention scores; `materialized` writes them, their softmax and what dropout leaves
+   * of it (Megatron-LM before flash attention). `flash` by default.
+   */
+  attention?: "flash" | "materialized";
+  /** Dropout of attention probabilities and of each branch's output; none by default. */
+  dropout?: boolean;
+}
+
 /** A tensor as an operand, with loop dimensions for the axes whose names differ from them. */
 export interface View {
   tensor: Tensor;
@@ -66,6 +77,7 @@ export const without = (axes: Axes, ...names: string[]): Axes =>
 export class GraphBuilder {
   readonly batch: number;
   readonly sequence: number;
+  readonly kernels: Kernels;
   readonly #reference: Workload;
   readonly #tensors = new Map<string, Tensor>();
   readonly #operators: Operator[] = [];
@@ -74,8 +86,9 @@ export class GraphBuilder {
   readonly #blocks = new Map<string, { layers: string[]; signature: string }>();
   #scope = "";
 
-  constructor(reference: Workload) {
+  constructor(reference: Workload, kernels: Kernels = {}) {
     this.#reference = reference;
+    this.kernels = kernels;
     this.batch = reference.batch;
     this.sequence = reference.sequence;
   }

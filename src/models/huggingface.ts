@@ -87,7 +87,8 @@ function familyOf(config: Readonly<Record<string, unknown>>, fields: ConfigField
 
 /**
  * Turns a Hugging Face `config.json` into a model document, at one sequence of at most 4096 tokens unless
- * `context.reference` says otherwise. Fused runtimes are assumed: flash attention, one operator for q, k, v.
+ * `context.reference` says otherwise. Fused runtimes are assumed: one operator for q, k, v, and flash attention
+ * unless `context.kernels` says otherwise.
  * Parameters are those that training updates and that published counts include; quantisation scales, rotary
  * buffers and multi-token prediction layers are left out. Module and parameter names are those of
  * transformers 5.
@@ -114,6 +115,7 @@ export function importHuggingFace(
     name: context.name ?? nameFrom(where, family),
     source: context.source ?? where,
     ...(context.reference ? { reference: context.reference } : {}),
+    ...(context.kernels ? { kernels: context.kernels } : {}),
   });
   checkWorkload(model, model.reference);
   return model;

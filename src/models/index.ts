@@ -2,7 +2,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { checkDocument, type Model, MpoptError, readJson } from "../contracts/index.js";
 import { checkModel } from "./check.js";
-import type { Workload } from "./graph.js";
+import type { Kernels, Workload } from "./graph.js";
 import { importHuggingFace } from "./huggingface.js";
 import { presetConfig, presetNames } from "./presets/index.js";
 
@@ -15,10 +15,14 @@ export * from "./workload.js";
  * Loads a model from a `config.json`, a folder that holds one, an `mpopt.model/1` document, or a preset's
  * name. A file of that name goes before the preset.
  * @param options.reference workload that an imported configuration stands at.
+ * @param options.kernels what runs an imported configuration: flash attention by default.
  * @throws MpoptError E_USAGE for a name that is neither, E_FILE, E_PARSE, E_VERSION, and what
  * `importHuggingFace` and `checkModel` throw.
  */
-export function loadModel(reference: string, options: { reference?: Workload } = {}): Model {
+export function loadModel(
+  reference: string,
+  options: { reference?: Workload; kernels?: Kernels } = {},
+): Model {
   const path = fileOf(reference);
   if (path === undefined) {
     if (!presetNames.includes(reference)) throw unknown(reference);

@@ -133,11 +133,9 @@ export interface AttentionSpec {
  *
  * The sequence cannot be split here: a part of the queries under a causal mask is not a causal attention.
  */
-export function attention(
-  g: GraphBuilder,
-  spec: AttentionSpec,
-  { query, key, value }: QueryKeyValue,
-): Tensor {
+export function attention(g: GraphBuilder, spec: AttentionSpec, qkv: QueryKeyValue): Tensor {
+  if (g.kernels.attention === "materialized") return materializedAttention(g, spec, qkv);
+  const { query, key, value } = qkv;
   const { head, headFeature } = axesOf(query) as { head: number; headFeature: number };
   const valueAxis = value.axes.at(-1)!;
   const valueSize = value.shape.at(-1)!;
@@ -170,6 +168,88 @@ export function attention(
       ...(spec.window === undefined ? {} : { window: spec.window }),
       ...(spec.softCap ? { softCap: true } : {}),
     },
+  });
+  return out;
+}
+
+/**
+ * Attention that writes its scores: two batched products over all pairs, a softmax with the mask between them
+ * (one fused kernel, as in Megatron-LM), and dropout. Saves q, k, v, the probabilities, and with dropout its
+ * mask and what it leaves: 5 bytes a pair and head (Korthikanti et al. 2022, section 4.1: 5 a s^2 b).
+ */
+function materializedAttention(
+  g: GraphBuilder,
+  spec: AttentionSpec,
+  { query, key, value }: QueryKeyValue,
+): Tensor {
+  const { head, headFeature } = axesOf(query) as { head: number; headFeature: number };
+  const valueAxis = value.axes.at(-1)!;
+  const valueSize = value.shape.at(-1)!;
+  const pairs = { batch: g.batch, head, sequence: g.sequence, keySequence: g.sequence };
+  const asKeys = { sequence: "keySequence" };
+  const attributes = { causal: true, materialized: true };
+  const core = { kind: "attention" as const, module: spec.module, attributes };
+  const product = (features: number) => ({
+    forward: 2 * features * elements(pairs),
+    backward: 4 * features * elements(pairs),
+  });
+  const fixed = ["sequence", "keySequence"];
+
+  const scores = g.activation("scores", pairs);
+  g.operator({
+    ...core,
+    id: "scores",
+    name: "attention_scores",
+    inputs: [query, { tensor: key, as: asKeys }],
+    outputs: [scores],
+    dims: { ...pairs, headFeature },
+    fixed: [...fixed, "headFeature"],
+    flops: product(headFeature),
+    saved: [query, key],
+  });
+  const probabilities = g.activation("probabilities", pairs);
+  const perPair = (flops: number) => ({
+    forward: flops * elements(pairs),
+    backward: flops * elements(pairs),
+  });
+  g.operator({
+    ...core,
+    id: "softmax",
+    name: "softmax",
+    inputs: [scores],
+    outputs: [probabilities],
+    dims: pairs,
+    fixed,
+    flops: perPair(spec.softCap ? 8 : 5),
+    saved: [probabilities],
+  });
+  let weights = probabilities;
+  if (g.kernels.dropout) {
+    weights = g.activation("probabilities.dropped", pairs);
+    const mask = g.activation("probabilities.mask", pairs, "bool");
+    g.operator({
+      ...core,
+      id: "attention_dropout",
+      name: "dropout",
+      inputs: [probabilities],
+      outputs: [weights, mask],
+      dims: pairs,
+      fixed,
+      flops: perPair(2),
+      saved: [weights, mask],
+    });
+  }
+  const out = g.activation("attention.out", { ...g.tokens, head, [valueAxis]: valueSize });
+  g.operator({
+    ...core,
+    id: "attention",
+    name: "attention_context",
+    inputs: [weights, { tensor: value, as: asKeys }],
+    outputs: [out],
+    dims: { ...pairs, [valueAxis]: valueSize },
+    fixed: [...fixed, valueAxis],
+    flops: product(valueSize),
+    saved: [value],
   });
   return out;
 }

@@ -218,7 +218,7 @@ function architecture(c: DeepseekConfig): Architecture {
 export function deepseekImporter(family: DeepseekFamily): Importer {
   return (fields, context) => {
     const c = read(family, fields);
-    const g = new GraphBuilder(referenceWorkload(context, c.maxSequence));
+    const g = new GraphBuilder(referenceWorkload(context, c.maxSequence), context.kernels);
     const embed = "model.embed_tokens";
     const table = g.layer({ id: "embedding", kind: "embedding", modules: [embed], block: "embedding" }, () =>
       tokenEmbedding(g, { module: embed, vocabulary: c.vocabulary, features: { hidden: c.hidden } }),

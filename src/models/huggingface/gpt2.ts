@@ -54,7 +54,7 @@ function block(g: GraphBuilder, c: Gpt2Config, i: number, x: Tensor): Tensor {
 
 export const importGpt2: Importer = (fields, context) => {
   const c = read(fields);
-  const g = new GraphBuilder(referenceWorkload(context, c.maxSequence));
+  const g = new GraphBuilder(referenceWorkload(context, c.maxSequence), context.kernels);
   const modules = ["transformer.wte", "transformer.wpe"];
   const table = g.layer({ id: "embedding", kind: "embedding", modules, block: "embedding" }, () => {
     const features = { hidden: c.hidden };

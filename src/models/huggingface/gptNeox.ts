@@ -72,7 +72,7 @@ function decoderLayer(g: GraphBuilder, c: GptNeoxConfig, i: number, x: Tensor): 
 
 export const importGptNeox: Importer = (fields, context) => {
   const c = read(fields);
-  const g = new GraphBuilder(referenceWorkload(context, c.maxSequence));
+  const g = new GraphBuilder(referenceWorkload(context, c.maxSequence), context.kernels);
   const embed = `${root}.embed_in`;
   const table = g.layer({ id: "embedding", kind: "embedding", modules: [embed], block: "embedding" }, () =>
     tokenEmbedding(g, { module: embed, vocabulary: c.vocabulary, features: { hidden: c.hidden } }),

@@ -1,5 +1,5 @@
 import type { Model } from "../../contracts/index.js";
-import type { Workload } from "../graph.js";
+import type { Kernels, Workload } from "../graph.js";
 import type { ConfigFields } from "./fields.js";
 
 export interface ImportContext {
@@ -9,6 +9,7 @@ export interface ImportContext {
   source: string;
   /** Workload that the document stands at; one sequence of at most 4096 tokens by default. */
   reference?: Workload;
+  kernels?: Kernels;
 }
 
 /** Builds the document of one family of configurations. */

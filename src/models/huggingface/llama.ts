@@ -276,7 +276,7 @@ function architecture(c: LlamaConfig): Architecture {
 export function llamaImporter(family: LlamaFamily): Importer {
   return (fields, context) => {
     const c = read(family, fields);
-    const g = new GraphBuilder(referenceWorkload(context, c.maxSequence));
+    const g = new GraphBuilder(referenceWorkload(context, c.maxSequence), context.kernels);
     const embed = "model.embed_tokens";
     const first = { id: "embedding", kind: "embedding", modules: [embed], block: "embedding" } as const;
     const table = g.layer(first, () => {

@@ -65,7 +65,7 @@ export const importOpt: Importer = (fields, context) => {
   const c = read(fields);
   const projected = c.wordWidth !== c.hidden;
   const wordFeatures: Axes = projected ? { wordFeature: c.wordWidth } : { hidden: c.hidden };
-  const g = new GraphBuilder(referenceWorkload(context, c.maxSequence));
+  const g = new GraphBuilder(referenceWorkload(context, c.maxSequence), context.kernels);
 
   const embeddingModules = [`${root}.embed_tokens`, `${root}.embed_positions`];
   if (projected) embeddingModules.push(`${root}.project_in`);

@@ -133,17 +133,19 @@ export function projection(g: GraphBuilder, spec: ProjectionSpec, x: Tensor): Te
 export function add(g: GraphBuilder, id: string, module: string, ...terms: Tensor[]): Tensor {
   const axes = axesOf(terms[0]!);
   const out = g.activation(`${id}.out`, axes);
-  const flops = (terms.length - 1) * elements(axes);
+  // Dropout of the branch is part of the same kernel, and leaves its mask.
+  const masks = g.kernels.dropout ? [g.activation(`${id}.mask`, axes, "bool")] : [];
+  const flops = (terms.length - 1 + masks.length) * elements(axes);
   g.operator({
     id,
     kind: "elementwise",
     name: "add",
     module,
     inputs: terms,
-    outputs: [out],
+    outputs: [out, ...masks],
     dims: axes,
     flops: { forward: flops, backward: flops },
-    saved: [],
+    saved: masks,
   });
   return out;
 }
