@@ -10,6 +10,8 @@ import type { StageTimes } from "./times.js";
 
 /** One optimizer step of a plan in time. */
 export interface StepSimulation {
+  /** The schedule that was played. */
+  table: ScheduleTable;
   /** The whole step: the pipeline, then the tail. */
   stepSeconds: number;
   pipeline: Simulation;
@@ -121,6 +123,11 @@ export function memoryOfPlan(
 export interface SimulatePlanOptions extends Omit<SimulateOptions, "memory"> {
   /** Memory of each rank, after `memoryOfPlan`. */
   memory?: boolean;
+  /**
+   * Played in place of the plan's own schedule: with the plan's stages on the plan's ranks, or, with two routes, with
+   * copies of them. Its memory follows from what a micro-batch holds under the plan's own schedule.
+   */
+  table?: ScheduleTable;
 }
 
 /**
@@ -129,8 +136,10 @@ export interface SimulatePlanOptions extends Omit<SimulateOptions, "memory"> {
  * @throws MpoptError E_PLAN_INVALID as `scheduleOfPlan` and `timesOfPlan`.
  */
 export function simulatePlan(plan: Plan, options: SimulatePlanOptions = {}): StepSimulation {
-  const compiled = compileSchedule(scheduleOfPlan(plan));
-  const { table, peakMicroBatches } = compiled;
+  const { memory: withMemory = false, table: other, ...others } = options;
+  const own = other && !withMemory ? undefined : compileSchedule(scheduleOfPlan(plan));
+  const compiled = other ? compileSchedule(other) : own!;
+  const { table } = compiled;
   const each = timesOfPlan(plan);
   const layersOf = table.layersOf ?? each.forwardSeconds.map((_, stage) => stage);
   const spread = (seconds: number[]) => layersOf.map((layers) => seconds[layers]!);
@@ -140,11 +149,13 @@ export function simulatePlan(plan: Plan, options: SimulatePlanOptions = {}): Ste
     backwardInputSeconds: spread(each.backwardInputSeconds),
     backwardWeightSeconds: spread(each.backwardWeightSeconds),
   };
-  const { memory: withMemory = false, ...others } = options;
-  const memory = withMemory ? memoryOfPlan(plan, table, peakMicroBatches) : undefined;
+  let memory = withMemory ? memoryOfPlan(plan, own!.table, own!.peakMicroBatches) : undefined;
+  // The first stages of a table are the plan's: copies come behind them.
+  if (memory && other) memory = { ...memory, stages: layersOf.map((layers) => memory!.stages[layers]!) };
   const pipeline = simulate(compiled, times, { ...others, ...(memory ? { memory } : {}) });
   const { gradientSynchronisation, optimizer } = plan.estimate.terms;
   return {
+    table,
     stepSeconds: pipeline.stepSeconds + gradientSynchronisation + optimizer,
     pipeline,
     tail: [
