@@ -41,9 +41,11 @@ export function checkActions(table: ScheduleTable, options: CheckOptions = {}): 
   if (findings.length) return findings;
   const links = stageLinks(table);
   checkOrder(table, links, report);
+  const present = new Set<ActionKind>();
+  for (const actions of table.ranks) for (const { kind } of actions) present.add(kind);
   table.ranks.forEach((actions, rank) => {
     checkOverlaps(actions, rank, links, report);
-    checkWholeStages(actions, rank, table, report);
+    checkWholeStages(actions, rank, table, present, report);
   });
   if (findings.length === 0) checkLimits(table, options, report);
   return findings;

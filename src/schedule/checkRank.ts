@@ -1,4 +1,4 @@
-import type { Action, ScheduleTable } from "./actions.js";
+import type { Action, ActionKind, ScheduleTable } from "./actions.js";
 import { describeAction, isCompute, peakInFlight, routesOf, type StageLinks } from "./routes.js";
 
 type Report = (sentence: string) => void;
@@ -48,16 +48,18 @@ export function checkOverlaps(actions: Action[], rank: number, links: StageLinks
 /**
  * Gathered parameters around the work; gradients reduced and weights updated after the last of it. A table that
  * does one of these for some stage does it for all.
+ * @param kinds that the table holds.
  */
 export function checkWholeStages(
   actions: Action[],
   rank: number,
   table: ScheduleTable,
+  kinds: ReadonlySet<ActionKind>,
   report: Report,
 ): void {
-  const own = new Set(actions.map(({ stage }) => stage));
-  const stagesWith = (wanted: Action["kind"]): ReadonlySet<number> =>
-    table.ranks.some((list) => list.some(({ kind }) => kind === wanted)) ? own : new Set();
+  const own = new Set<number>();
+  for (const { stage } of actions) own.add(stage);
+  const stagesWith = (kind: ActionKind): ReadonlySet<number> => (kinds.has(kind) ? own : new Set());
   const gathers = stagesWith("all-gather");
   const reduces = stagesWith("reduce");
   const updates = stagesWith("optimizer");

@@ -37,12 +37,20 @@ export function scheduleCsvForm(table: ScheduleTable): ScheduleCsvForm {
   return table.ranks.every((actions) => actions.every(isCompute)) ? "compute_only" : "compute_comms";
 }
 
+export interface WriteScheduleCsvOptions {
+  /**
+   * False writes overlapped actions one after the other. PyTorch's runtime does them so unless it is given a
+   * function for pairs, and its dry run (`_simulate`) knows no pairs.
+   */
+  overlap?: boolean;
+}
+
 /**
  * A table as CSV text, without idle steps: PyTorch's runtime takes no time from them.
  * @throws MpoptError E_LOSSY for tables that the form cannot express: several routes (DualPipe, Chimera), weight
  * versions (schedules without a flush), optimizer actions; E_PLAN_INVALID for one that breaks `checkActions`.
  */
-export function writeScheduleCsv(table: ScheduleTable): string {
+export function writeScheduleCsv(table: ScheduleTable, options: WriteScheduleCsvOptions = {}): string {
   const refuse = (expected: string, found: string) => {
     throw new MpoptError("E_LOSSY", `Expected ${expected} for a schedule CSV but found ${found}.`, [
       `PyTorch's pipeline runtime cannot run the schedule "${table.name}".`,
@@ -60,7 +68,8 @@ export function writeScheduleCsv(table: ScheduleTable): string {
     for (let i = 0; i < actions.length; i++) {
       const action = actions[i]!;
       if (action.kind === "optimizer") refuse("no optimizer action", `one for stage ${action.stage}`);
-      cells.push(action.overlapped ? `(${cell(action)};${cell(actions[++i]!)})OVERLAP_F_B` : cell(action));
+      const pair = action.overlapped && options.overlap !== false;
+      cells.push(pair ? `(${cell(action)};${cell(actions[++i]!)})OVERLAP_F_B` : cell(action));
     }
     return cells.join(",");
   });
@@ -94,7 +103,7 @@ export function readScheduleCsv(text: string, where: string): ScheduleTable {
     }
     const actions: Action[] = [];
     line.split(",").forEach((raw, column) => {
-      const place = `row ${row + 1}, column ${column + 1} of ${where}`;
+      const place = () => `row ${row + 1}, column ${column + 1} of ${where}`;
       const read = readCell(unquoted(raw), place);
       for (const action of read) {
         stages = Math.max(stages, action.stage + 1);
@@ -119,32 +128,32 @@ export function readScheduleCsv(text: string, where: string): ScheduleTable {
 /** A cell without spaces and quotes around it; no cell of the form holds a comma or a quote. */
 function unquoted(raw: string): string {
   const text = raw.trim();
-  return /^"[^"]*"$/.test(text) ? text.slice(1, -1).trim() : text;
+  return text.startsWith('"') && /^"[^"]*"$/.test(text) ? text.slice(1, -1).trim() : text;
 }
 
 /** The cell's actions: none for an idle step, two for an overlapped pair. */
-function readCell(text: string, place: string): Action[] {
+function readCell(text: string, place: () => string): Action[] {
   if (text === "") return [];
-  const pair = pairPattern.exec(text);
+  const pair = text.startsWith("(") && pairPattern.exec(text);
   if (!pair) return [readAction(text, place)];
   const [first, second] = [readAction(pair[1]!.trim(), place), readAction(pair[2]!.trim(), place)];
   for (const action of [first, second]) {
     if (!isCompute(action)) {
       throw new MpoptError(
         "E_PARSE",
-        `Expected two forwards or backwards to overlap in ${place} but found "${shortened(text)}".`,
+        `Expected two forwards or backwards to overlap in ${place()} but found "${shortened(text)}".`,
       );
     }
   }
   return [{ ...first, overlapped: true }, second];
 }
 
-function readAction(text: string, place: string): Action {
+function readAction(text: string, place: () => string): Action {
   const match = cellPattern.exec(text);
   if (!match) {
     throw new MpoptError(
       "E_PARSE",
-      `Expected an action such as 0F3 or nothing in ${place} but found "${shortened(text)}".`,
+      `Expected an action such as 0F3 or nothing in ${place()} but found "${shortened(text)}".`,
       [`Kinds: ${Object.keys(words).join(", ")}; or (0F1;1B0)OVERLAP_F_B.`],
     );
   }
@@ -152,7 +161,7 @@ function readAction(text: string, place: string): Action {
   const { kind, payload } = words[word]!;
   if (ofWholeStage(kind) !== (microBatch === "")) {
     const wanted = ofWholeStage(kind) ? "no micro-batch" : "a micro-batch";
-    throw new MpoptError("E_PARSE", `Expected ${wanted} for ${word} in ${place} but found "${text}".`);
+    throw new MpoptError("E_PARSE", `Expected ${wanted} for ${word} in ${place()} but found "${text}".`);
   }
   const action: Action = {
     kind,

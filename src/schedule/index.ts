@@ -9,7 +9,13 @@ export {
   lastComputeKind,
   peakMicroBatchesOf,
 } from "./compile.js";
-export { readScheduleCsv, type ScheduleCsvForm, scheduleCsvForm, writeScheduleCsv } from "./csv.js";
+export {
+  readScheduleCsv,
+  type ScheduleCsvForm,
+  scheduleCsvForm,
+  type WriteScheduleCsvOptions,
+  writeScheduleCsv,
+} from "./csv.js";
 export { checkDeadlock, type DeadlockOptions } from "./deadlock.js";
 export type { BoundaryTransfer, Network } from "./links.js";
 export { addSharding, addTransfers } from "./lower.js";

@@ -14,7 +14,10 @@ import { isCompute, stageLinks } from "./routes.js";
 export function addTransfers(table: ScheduleTable): ScheduleTable {
   requireSound(table);
   if (table.ranks.some((actions) => actions.some(({ kind }) => kind === "send" || kind === "receive"))) {
-    throw new MpoptError("E_USAGE", `Expected the schedule "${table.name}" without transfers but found some.`);
+    throw new MpoptError(
+      "E_USAGE",
+      `Expected the schedule "${table.name}" without transfers but found some.`,
+    );
   }
   const links = stageLinks(table);
   const { microBatches } = table;
@@ -78,11 +81,12 @@ export function addSharding(table: ScheduleTable, activeStages = 3): ScheduleTab
     actions.forEach(({ kind, stage }, i) => {
       if (kind === "backward" || kind === "backward-weight") lastBackward.set(stage, i);
     });
+    const upcoming = upcomingStages(actions, activeStages);
     const gathered: number[] = [];
     const result: Action[] = [];
     for (let i = 0; i < actions.length; ) {
       const step = actions.slice(i, i + (actions[i]!.overlapped ? 2 : 1));
-      const wanted = nextStages(actions, i, activeStages);
+      const wanted = upcoming(i);
       for (const stage of gathered.filter((each) => !wanted.includes(each)).sort((a, b) => a - b)) {
         gathered.splice(gathered.indexOf(stage), 1);
         result.push({ kind: "reshard", stage, microBatch: -1 });
@@ -106,15 +110,28 @@ export function addSharding(table: ScheduleTable, activeStages = 3): ScheduleTab
   return { ...table, ranks };
 }
 
-/** The next `count` different stages from action `from` on; an overlapped pair is never split. */
-function nextStages(actions: Action[], from: number, count: number): number[] {
-  const stages: number[] = [];
-  for (let i = from; i < actions.length && stages.length < count; i++) {
-    const { stage, overlapped } = actions[i]!;
-    if (!stages.includes(stage)) stages.push(stage);
-    if (overlapped && !stages.includes(actions[++i]!.stage)) stages.push(actions[i]!.stage);
-  }
-  return stages;
+/**
+ * Gives, for positions that grow from call to call, the next `count` different stages from there on; an overlapped
+ * pair is never split.
+ */
+function upcomingStages(actions: Action[], count: number): (from: number) => number[] {
+  const places = new Map<number, { list: number[]; next: number }>();
+  actions.forEach(({ stage }, i) => {
+    const place = places.get(stage);
+    if (place) place.list.push(i);
+    else places.set(stage, { list: [i], next: 0 });
+  });
+  return (from) => {
+    const ahead: { stage: number; at: number }[] = [];
+    for (const [stage, place] of places) {
+      while (place.next < place.list.length && place.list[place.next]! < from) place.next++;
+      if (place.next < place.list.length) ahead.push({ stage, at: place.list[place.next]! });
+    }
+    ahead.sort((a, b) => a.at - b.at);
+    const last = ahead[count - 1];
+    const pair = last && actions[last.at]!.overlapped && ahead[count]?.at === last.at + 1;
+    return ahead.slice(0, pair ? count + 1 : count).map(({ stage }) => stage);
+  };
 }
 
 function requireSound(table: ScheduleTable): void {

@@ -22,6 +22,9 @@ describe("schedule CSV", () => {
     expect(writeScheduleCsv(dualPipeV).split("\n")[0]).toBe(
       "0F0,0F1,0F2,3F0,3I0,3W0,3F1,(0F3;3B1)OVERLAP_F_B,(3F2;0B0)OVERLAP_F_B,3B2,(3F3;0B1)OVERLAP_F_B,3B3,0I2,0W2,0I3,0W3",
     );
+    expect(writeScheduleCsv(dualPipeV, { overlap: false }).split("\n")[0]).toBe(
+      "0F0,0F1,0F2,3F0,3I0,3W0,3F1,0F3,3B1,3F2,0B0,3B2,3F3,0B1,3B3,0I2,0W2,0I3,0W3",
+    );
     const full = addTransfers(addSharding(scheduleByName("gpipe", { ranks: 2, microBatches: 1 })));
     expect(scheduleCsvForm(full)).toBe("compute_comms");
     expect(writeScheduleCsv(full)).toBe(
