@@ -6,7 +6,16 @@ import type { ComputeModel, Pass, Work } from "./compute.js";
 export interface OperatorSeconds {
   forward: number;
   backward: number;
+  /**
+   * Part of `backward` that makes and adds up gradients of parameters, which no other operator waits for (W of Qi
+   * et al., "Zero Bubble Pipeline Parallelism", ICLR 2024, section 2): one of a linear layer's two products, all of
+   * an embedding's backward.
+   */
+  backwardWeight: number;
 }
+
+/** Seconds of both passes of anything. */
+export type PassSeconds = Pick<OperatorSeconds, "forward" | "backward">;
 
 /** What the cost of an operator depends on beside itself. */
 export interface CostContext {
@@ -57,13 +66,18 @@ export function operatorSeconds(
   degree: number,
   context: CostContext,
 ): OperatorSeconds {
-  if (operator.measured && split === null && sameWorkload(context)) {
-    return { forward: operator.measured.forwardSeconds, backward: operator.measured.backwardSeconds };
-  }
   const work = operatorWork(operator, split, degree, context);
+  const share = weightShare(operator, work, context);
+  if (operator.measured && split === null && sameWorkload(context)) {
+    const { forwardSeconds: forward, backwardSeconds: backward } = operator.measured;
+    return { forward, backward, backwardWeight: share * backward };
+  }
   const { compute } = context;
-  const seconds = callSeconds(operator, work, compute) ?? kernelSeconds(operator, work, compute);
-  seconds.backward += accumulationSeconds(work, compute);
+  const passes = callSeconds(operator, work, compute) ?? kernelSeconds(operator, work, compute);
+  const seconds = { ...passes, backwardWeight: share * passes.backward };
+  const accumulation = accumulationSeconds(work, compute);
+  seconds.backward += accumulation;
+  seconds.backwardWeight += accumulation;
   // A split weight or loss goes through the framework's dispatch of distributed tensors.
   const dispatched = work.parameterBytes.length > 0 || operator.kind === "cross_entropy";
   if (split !== null && degree > 1 && dispatched) {
@@ -109,17 +123,32 @@ function operatorWork(
   return { flops, inputBytes, outputBytes, parameterBytes, dtype: context.dtype };
 }
 
+/**
+ * Share of the backward that makes gradients of matrices, as many products as the forward has; norms and biases are
+ * too small to be put off.
+ */
+function weightShare(operator: Operator, { flops }: LocalWork, { tensors }: CostContext): number {
+  const hasMatrix = operator.inputs.some((operand) => {
+    const { kind, shape } = tensors.get(operand.tensor)!;
+    return kind === "parameter" && shape.length > 1;
+  });
+  if (!hasMatrix) return 0;
+  if (operator.kind === "embedding") return 1;
+  return kindOf(operator) === "gemm" ? 1 / backwardProducts(flops) : 0;
+}
+
+/** Products of the forward's size that the backward pass of a matrix product is made of. */
+function backwardProducts({ forward, backward }: LocalWork["flops"]): number {
+  return forward > 0 ? Math.max(1, Math.round(backward / forward)) : 1;
+}
+
 /** Framework calls that one operator stands for: projections that the model keeps apart are called apart. */
 function callCount(operator: Operator): number {
   return operator.kind === "linear" ? (operator.modules?.length ?? 1) : 1;
 }
 
 /** From curves of whole framework calls; undefined where the device has none for one of the passes. */
-function callSeconds(
-  operator: Operator,
-  work: LocalWork,
-  compute: ComputeModel,
-): OperatorSeconds | undefined {
+function callSeconds(operator: Operator, work: LocalWork, compute: ComputeModel): PassSeconds | undefined {
   const { flops, inputBytes, outputBytes, dtype } = work;
   const calls = callCount(operator);
   const common = { kind: kindOf(operator), name: operator.name, dtype };
@@ -141,7 +170,7 @@ function callSeconds(
  * From curves of kernels. The backward pass of a matrix product is two products of the forward's size, one for
  * each input; other operators move their inputs twice and their outputs once.
  */
-function kernelSeconds(operator: Operator, work: LocalWork, compute: ComputeModel): OperatorSeconds {
+function kernelSeconds(operator: Operator, work: LocalWork, compute: ComputeModel): PassSeconds {
   const { flops, inputBytes, outputBytes, dtype } = work;
   const kind = kindOf(operator);
   const timed = (pass: Pass, flops: number, bytes: number) =>
@@ -149,7 +178,7 @@ function kernelSeconds(operator: Operator, work: LocalWork, compute: ComputeMode
   const forward = timed("forward", flops.forward, inputBytes + outputBytes);
   if (flops.backward === 0 && operator.kind !== "embedding") return { forward, backward: 0 };
   if (kind === "gemm" && flops.forward > 0) {
-    const products = Math.max(1, Math.round(flops.backward / flops.forward));
+    const products = backwardProducts(flops);
     const each = timed("backward", flops.backward / products, inputBytes + outputBytes);
     return { forward, backward: products * each };
   }

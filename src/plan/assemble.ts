@@ -42,7 +42,7 @@ export function assembleStages(model: Model, costs: StageCosts, boundaries: read
     const end = boundaries[index + 1]!;
     const embedding = index === 0;
     const head = index === pipeline - 1;
-    const { forward, backward } = costs.seconds(index, start, end);
+    const { forward, backward, backwardWeight } = costs.seconds(index, start, end);
     return {
       index,
       rank: index,
@@ -59,6 +59,7 @@ export function assembleStages(model: Model, costs: StageCosts, boundaries: read
       recompute,
       forwardSeconds: forward,
       backwardSeconds: backward,
+      backwardWeightSeconds: backwardWeight,
     };
   });
 }

@@ -18,7 +18,9 @@ import type { Strategy, Use } from "./strategies.js";
 export interface LayerCost {
   forwardSeconds: number;
   backwardSeconds: number;
-  /** Communication over the tensor axis; not contained in the two figures above. */
+  /** Part of `backwardSeconds` that makes gradients of parameters: see `OperatorSeconds`. */
+  backwardWeightSeconds: number;
+  /** Communication over the tensor axis; not contained in forward and backward. */
   forwardCommunicationSeconds: number;
   backwardCommunicationSeconds: number;
   /** Once a step: reduction over the tensor axis of weight gradients that are partial sums. */
@@ -36,6 +38,8 @@ export interface LayerCost {
   workspaceBytes: number;
   /** Bytes of the logits in the loss's type and of their gradient in the activations' type. */
   logitsBytes: number;
+  /** Those of the gradient among them. */
+  logitsGradientBytes: number;
   /** Bytes a device that leave the layer. */
   outputBytes: number;
   /** FLOPs of the whole layer, all devices together, one micro-batch. */
@@ -81,6 +85,7 @@ export function priceLayer(
   const { operators, context, communication, group, sequenceParallel } = input;
   let forwardSeconds = 0;
   let backwardSeconds = 0;
+  let backwardWeightSeconds = 0;
   let backwardCommunicationSeconds = 0;
   let weightGradients = 0;
   let parameters = 0;
@@ -91,6 +96,7 @@ export function priceLayer(
     const seconds = built.seconds[i]![built.strategies[i]!.indexOf(strategy)]!;
     forwardSeconds += seconds.forward;
     backwardSeconds += seconds.backward;
+    backwardWeightSeconds += seconds.backwardWeight;
     weightGradients += weightGradientSeconds(operator, strategy, { ...input, microBatches: 1 });
     if (operator.kind === "attention") attentionSeconds += seconds.forward;
     const held = localParameters(operator, strategy, input);
@@ -106,6 +112,7 @@ export function priceLayer(
   let outputBytes = 0;
   const logits = logitTensors(operators);
   let logitsBytes = 0;
+  let logitsGradientBytes = 0;
   const saved = { none: 0, selective: 0 };
   for (const flow of built.tensors) {
     const boundary = boundaryPlacement(flow.tensor, sequenceParallel);
@@ -133,7 +140,9 @@ export function priceLayer(
     if (!flow.producer) boundaryBytes += stored;
     if (flow.leaves) outputBytes += local(flow.bytes, boundary);
     if (isLogits) {
-      logitsBytes += stored + (stored * bytesPerElement[context.dtype]) / bytesPerElement[flow.tensor.dtype];
+      const gradient = (stored * bytesPerElement[context.dtype]) / bytesPerElement[flow.tensor.dtype];
+      logitsBytes += stored + gradient;
+      logitsGradientBytes += gradient;
       continue;
     }
     if (kept.none.has(flow.tensor.id)) saved.none += stored;
@@ -142,6 +151,7 @@ export function priceLayer(
   return {
     forwardSeconds,
     backwardSeconds,
+    backwardWeightSeconds,
     forwardCommunicationSeconds,
     backwardCommunicationSeconds,
     weightGradientSeconds: weightGradients,
@@ -156,6 +166,7 @@ export function priceLayer(
     recomputeCommunicationSeconds: { none: 0, selective: 0, full: forwardCommunicationSeconds },
     workspaceBytes: 2 * workspaceBytes,
     logitsBytes,
+    logitsGradientBytes,
     outputBytes,
     flops: layerFlops(input),
     strategies,

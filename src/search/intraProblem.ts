@@ -1,7 +1,13 @@
 import type { Group } from "../cluster/index.js";
 import { MpoptError, type Operator, type Runtime, type Tensor } from "../contracts/index.js";
 import type { CommunicationModel } from "../cost/communication.js";
-import { bytesOf, type CostContext, type OperatorSeconds, operatorSeconds } from "../cost/operator.js";
+import {
+  bytesOf,
+  type CostContext,
+  type OperatorSeconds,
+  operatorSeconds,
+  type PassSeconds,
+} from "../cost/operator.js";
 import { type Placement, partial, replicate, samePlacement, shard } from "../cost/placement.js";
 import { reshardSeconds } from "../cost/resharding.js";
 import type { Problem, ProblemEdge, ProblemNode } from "../solver/problem.js";
@@ -72,7 +78,7 @@ export function useSeconds(
   bytes: number,
   group: Group,
   communication: CommunicationModel,
-): OperatorSeconds {
+): PassSeconds {
   const wanted = gradientPlacement(produced);
   let forward = 0;
   let backward = 0;

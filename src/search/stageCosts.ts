@@ -31,6 +31,8 @@ export interface StageSeconds {
   transfer: number;
   forward: number;
   backward: number;
+  /** Part of `backward` that makes gradients of parameters. */
+  backwardWeight: number;
   /** Once a step, exposed. */
   gradientSynchronisation: number;
   optimizer: number;
@@ -40,6 +42,7 @@ export interface StageSeconds {
 interface EndSeconds {
   forward: number;
   backward: number;
+  backwardWeight: number;
   communication: number;
   /** Once a step. */
   weights: number;
@@ -50,6 +53,7 @@ interface EndSeconds {
 const fields = [
   "forward",
   "backward",
+  "backwardWeight",
   "communication",
   "recompute",
   "recomputeCommunication",
@@ -134,6 +138,7 @@ export class StageCosts {
       transfer: this.#transfers(stage),
       forward: forward + (stage < pipeline - 1 ? this.#transferSeconds : 0),
       backward: backward + (stage > 0 ? this.#transferSeconds : 0),
+      backwardWeight: sum("backwardWeight") + ends.backwardWeight,
       ...this.onceSeconds(stage, start, end),
     };
   }
@@ -260,10 +265,18 @@ export class StageCosts {
     const place = stage === 0 ? 0 : stage === pipeline - 1 ? 2 : 1;
     const known = this.#endCache[place];
     if (known) return known;
-    const sum: EndSeconds = { forward: 0, backward: 0, communication: 0, weights: 0, pass: 0 };
+    const sum: EndSeconds = {
+      forward: 0,
+      backward: 0,
+      backwardWeight: 0,
+      communication: 0,
+      weights: 0,
+      pass: 0,
+    };
     for (const extra of this.#ends(stage)) {
       sum.forward += extra.forwardSeconds + extra.forwardCommunicationSeconds;
       sum.backward += extra.backwardSeconds + extra.backwardCommunicationSeconds;
+      sum.backwardWeight += extra.backwardWeightSeconds;
       sum.communication += extra.forwardCommunicationSeconds + extra.backwardCommunicationSeconds;
       sum.weights += extra.weightGradientSeconds;
     }
@@ -349,6 +362,7 @@ function prefixSums(blocks: readonly LayerCost[], recompute: Recompute) {
     const values = {
       forward: block.forwardSeconds + block.forwardCommunicationSeconds,
       backward: block.backwardSeconds + block.backwardCommunicationSeconds,
+      backwardWeight: block.backwardWeightSeconds,
       communication: block.forwardCommunicationSeconds + block.backwardCommunicationSeconds,
       recompute: block.recomputeSeconds[recompute],
       recomputeCommunication: block.recomputeCommunicationSeconds[recompute],

@@ -101,6 +101,27 @@ describe("operatorSeconds", () => {
     expect(adding.backward - plain.backward).toBeCloseTo((3 * 4 * (256 * 1024 + 1024)) / 1e9, 9);
   });
 
+  it("splits a backward into what other stages wait for and what only the optimizer does", () => {
+    const calls = [
+      table({ operator: "gemm", ...forward }, 80e9),
+      table({ operator: "gemm", ...backward }, 40e9),
+      table({ operator: "accumulation", ...call }, 1e9),
+    ];
+    for (const device of [processor(), processor(...calls.slice(0, 2)), processor(...calls)]) {
+      const without = processor(...device.compute.filter((each) => each.operator !== "accumulation"));
+      const products = seconds("c_fc", without);
+      expect(products.backwardWeight).toBe(products.backward / 2);
+      const linear = seconds("c_fc", device);
+      // The sums over micro-batches belong to the weight half.
+      expect(linear.backward - linear.backwardWeight).toBeCloseTo(products.backward / 2, 15);
+      const embedding = seconds("embedding", device);
+      expect(embedding.backwardWeight).toBe(embedding.backward);
+      expect(embedding.backwardWeight).toBeGreaterThan(0);
+      expect(seconds("gelu", device).backwardWeight).toBe(0);
+      expect(seconds("gelu", device).backward).toBeGreaterThan(0);
+    }
+  });
+
   it("falls back to kernels for an operator of which one pass is missing", () => {
     const half = seconds("c_fc", processor(table({ operator: "gemm", ...forward }, 80e9)));
     expect(half).toEqual(seconds("c_fc", processor()));
@@ -114,7 +135,7 @@ describe("operatorSeconds", () => {
     expect(called.forward - bare.forward).toBeCloseTo(1e-3, 12);
     expect(called.backward - bare.backward).toBeCloseTo(2e-3, 12);
     const gpu = { ...host, type: "cuda" as const, launchSeconds: quantity(0.5) };
-    expect(seconds("gelu", gpu)).toEqual({ forward: 0.5, backward: 0.5 });
+    expect(seconds("gelu", gpu)).toEqual({ forward: 0.5, backward: 0.5, backwardWeight: 0 });
   });
 
   it("adds the dispatch of split tensors to operators with weights only", () => {
