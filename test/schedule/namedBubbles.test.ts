@@ -1,7 +1,9 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { simulate } from "../../src/schedule/index.js";
 import { scheduleByName } from "../../src/schedule/named/index.js";
 import { longestPath, type UnitTimes } from "./longestPath.js";
-import { fits } from "./namedTables.js";
+import { anySchedule, fits } from "./namedTables.js";
 
 /** Micro-batches m, ranks p, chunks v, and the times of one stage: forward, the backward's halves. */
 interface Size {
@@ -232,5 +234,27 @@ describe("DualPipe with cheaper overlap", () => {
         }
       }
     }
+  });
+});
+
+describe("the simulator", () => {
+  it("finds the same step and the same activations in flight for every schedule with a flush", () => {
+    fc.assert(
+      fc.property(anySchedule, fc.constantFrom(...times), (table, { F, B, W }) => {
+        fc.pre(!table.weightVersions);
+        const every = (seconds: number) => Array.from({ length: table.stages }, () => seconds);
+        const { stepSeconds, ranks } = simulate(table, {
+          forwardSeconds: every(F),
+          backwardInputSeconds: every(B),
+          backwardWeightSeconds: every(W),
+        });
+        const reference = longestPath(table, { forward: F, backwardInput: B, backwardWeight: W });
+        expect(stepSeconds).toBe(Math.max(...reference.map(({ end }) => end)));
+        expect(ranks.map(({ peakMicroBatches }) => peakMicroBatches)).toEqual(
+          reference.map(({ peak }) => peak),
+        );
+      }),
+      { numRuns: 200 },
+    );
   });
 });

@@ -5,7 +5,8 @@ stdout: JSON list, one entry each: {"error"} where the class refuses the sizes, 
 of cells such as 0F3 a rank, idle steps left out; lowered is the order with transfers and sharding actions.
 
 Multi-stage classes build their order when made; only these attributes of their stages are read. ScheduleGPipe and
-Schedule1F1B execute theirs in _step_microbatches: a stage that records its calls shows it.
+Schedule1F1B execute theirs in _step_microbatches: a stage that records its calls shows it. Their _get_pipeline_order
+is not used: in PyTorch 2.13, 1F1B's starts the last rank at micro-batch 1 and ends it behind the last one.
 """
 import json
 import sys
