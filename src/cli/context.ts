@@ -142,3 +142,11 @@ export function positiveNumber(text: string): number {
   }
   return value;
 }
+
+export function nonNegativeNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value) || value < 0) {
+    throw new InvalidArgumentError(`Expected a number of at least 0 but found "${text}".`);
+  }
+  return value;
+}

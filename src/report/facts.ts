@@ -1,4 +1,5 @@
 import { axisSize, type MemoryEntry, type Plan, type Provenance } from "../contracts/index.js";
+import type { Wait, WaitCause } from "../schedule/index.js";
 import { formatPercent, formatSeconds, plural } from "./format.js";
 
 /** What all reports say about a plan, worked out once so that they agree. */
@@ -150,8 +151,44 @@ export function layerRange({ start, end }: { start: number; end: number }): stri
   return end - start === 1 ? `${start}` : `${start}–${end - 1}`;
 }
 
+const scheduleTitles: Readonly<Record<string, string>> = {
+  gpipe: "GPipe",
+  "1f1b": "1F1B",
+  "1f1b-async": "Asynchronous 1F1B",
+  "2bw": "PipeDream-2BW",
+  interleaved: "Interleaved 1F1B",
+  "looped-bfs": "Looped breadth-first",
+  "zb-h1": "ZB-H1",
+  "zb-h2": "ZB-H2",
+  zbv: "ZB-V",
+  "interleaved-zb": "Interleaved zero bubble",
+  dualpipe: "DualPipe",
+  dualpipev: "DualPipeV",
+  chimera: "Chimera",
+  searched: "Searched schedule",
+};
+
 /** The schedule's name as the field writes it. */
 export function scheduleTitle(name: string): string {
-  const titles: Record<string, string> = { "1f1b": "1F1B", gpipe: "GPipe" };
-  return Object.hasOwn(titles, name.toLowerCase()) ? titles[name.toLowerCase()]! : name;
+  const key = name.toLowerCase();
+  return Object.hasOwn(scheduleTitles, key) ? scheduleTitles[key]! : name;
+}
+
+/** What a rank that does not compute waits for. */
+export const waitLabels: Readonly<Record<WaitCause, string>> = {
+  activation: "Waits for an activation",
+  gradient: "Waits for a gradient",
+  receive: "Waits for the receiver",
+  link: "Waits for the link",
+  gather: "Waits for parameters",
+  reduction: "Waits for a gradient reduction",
+  end: "Has finished",
+};
+
+/** `waits for a gradient from rank 3`. */
+export function waitSentence({ cause, rank }: Wait): string {
+  const label = waitLabels[cause].toLowerCase();
+  if (rank === undefined) return label;
+  const preposition = cause === "link" ? "with" : cause === "receive" ? "on" : "from";
+  return `${label} ${preposition} rank ${rank}`;
 }

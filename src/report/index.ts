@@ -4,4 +4,5 @@ export * from "./facts.js";
 export * from "./format.js";
 export { renderHtml } from "./html.js";
 export { renderPlan, type TerminalOptions, terminalOptions } from "./terminal.js";
+export { renderTimeline } from "./timelineText.js";
 export * from "./trace.js";
