@@ -182,7 +182,7 @@ function namedForPlan(plan: Plan, name: string, groupSize: number | undefined): 
   const perRank = plan.stages.length / ranks;
   if (placement === "bidirectional") {
     if (perRank === 1) return scheduleByName(name, { ranks, microBatches });
-    throw misfit(plan, `one stage a rank for ${name}, which adds a copy of each`);
+    throw misfit(plan, `one stage a rank for ${name}`);
   }
   const counts = new Array<number>(ranks).fill(0);
   for (const { rank } of plan.stages) counts[rank]!++;
