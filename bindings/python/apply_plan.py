@@ -1,4 +1,6 @@
-"""Train a model under an mpopt plan. Needs PyTorch >= 2.4 and nothing else.
+"""
+Train a model under an mpopt plan. Needs PyTorch and plan_schedule.py beside this file, nothing else: PyTorch >= 2.4
+for one stage a rank under 1F1B or GPipe, >= 2.13 for other schedules.
 
     planned = Planned.from_file("plan.json")
     planned.setup(model, loss_fn, optimizer=lambda named: torch.optim.AdamW(named.values(), lr=3e-4))
@@ -14,9 +16,10 @@ there. A model that computes anything else between embedding and first block can
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copy
 import hashlib
-import inspect
 import itertools
 import json
 import math
@@ -28,7 +31,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -39,6 +41,8 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from plan_schedule import DTYPES, PlanError, StageModule, find_table, make_schedule
+
 try:
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 except ImportError:  # PyTorch 2.4
@@ -47,13 +51,6 @@ except ImportError:  # PyTorch 2.4
 # The names that PyTorch 2.13 prefers, and those before it.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-
-
-class PlanError(RuntimeError):
-    """The plan does not fit the ranks, the model or the batch."""
-
 
 # Plan and mesh
 
@@ -64,9 +61,6 @@ def load_plan(path: str) -> dict:
         plan = json.load(file)
     if plan.get("schema") != "mpopt.plan/1":
         raise PlanError(f"Expected an mpopt.plan/1 document at {path} but found {plan.get('schema')!r}.")
-    schedule = plan["schedule"]["name"]
-    if schedule not in ("1f1b", "gpipe"):
-        raise PlanError(f"Expected schedule 1f1b or gpipe but the plan says {schedule}.")
     if plan["optimizer"]["zero"] > 1:
         raise PlanError(f"Expected ZeRO stage 0 or 1 but the plan says {plan['optimizer']['zero']}.")
     for what, dtype in plan["job"]["dtypes"].items():
@@ -80,8 +74,11 @@ def device_type(plan: dict) -> str:
     return os.environ.get("MPOPT_DEVICE") or ("cpu" if plan["cluster"]["deviceType"] == "cpu" else "cuda")
 
 
-def build_mesh(plan: dict) -> DeviceMesh:
-    """Starts the process group and lays the plan's mesh over its ranks, once both are known to agree."""
+def build_mesh(plan: dict, table: str | None = None) -> DeviceMesh:
+    """
+    Starts the process group and lays the plan's mesh over its ranks, once the ranks are known to agree on the plan
+    and its schedule's table.
+    """
     axes, sizes = list(plan["mesh"]["axes"]), list(plan["mesh"]["sizes"])
     world = math.prod(sizes)
     found = int(os.environ.get("WORLD_SIZE", "1"))
@@ -106,7 +103,7 @@ def build_mesh(plan: dict) -> DeviceMesh:
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     digests: list = [None] * world
-    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([plan, table], sort_keys=True).encode()).hexdigest()
     dist.all_gather_object(digests, digest)
     for rank, other in enumerate(digests):
         if other != digests[0]:
@@ -131,8 +128,11 @@ class AddNothing(nn.Module):
         return torch.zeros(())
 
 
-def split_stages(model: nn.Module, plan: dict, index: int) -> nn.Module:
-    """Keeps what stage `index` runs and drops the rest, in place. Names in the state dict stay as they are."""
+def split_stages(model: nn.Module, plan: dict, indices: list[int]) -> list[nn.Module]:
+    """
+    Keeps what the stages `indices` run and drops the rest, in place. Names in the state dict stay as they are.
+    Returns a module for each stage: the model itself for a single one, otherwise models that share its modules.
+    """
     owner = {name: stage["index"] for stage in plan["stages"] for name in stage["modules"]}
     names = dict(model.named_modules())
     missing = [name for name in owner if name not in names]
@@ -152,21 +152,26 @@ def split_stages(model: nn.Module, plan: dict, index: int) -> nn.Module:
             return head  # a head tied to the embedding, which the plan names only once
         return 0 if isinstance(module, nn.Dropout) else None
 
-    def visit(parent: nn.Module, prefix: str) -> None:
+    def visit(parent: nn.Module, prefix: str, kept: list[int], shared: bool) -> nn.Module:
+        if shared:
+            parent = copy.copy(parent)
+            parent._modules = dict(parent._modules)
         for name, module in list(parent.named_children()):
             path = f"{prefix}{name}"
             if path not in owner and any(other.startswith(f"{path}.") for other in owner):
-                visit(module, f"{path}.")
+                parent._modules[name] = visit(module, f"{path}.", kept, shared)
                 continue
-            if stage_of(path, module) in (None, index):
+            if stage_of(path, module) in (None, *kept):
                 continue
             if isinstance(parent, nn.ModuleList):
                 del parent._modules[name]  # `del parent[i]` would renumber the blocks that stay
             else:
                 parent._modules[name] = AddNothing() if path in embeddings[1:] else PassThrough()
+        return parent
 
-    visit(model, "")
-    return model
+    views = [visit(model, "", [index], shared=True) for index in indices] if len(indices) > 1 else [model]
+    visit(model, "", indices, shared=False)
+    return views
 
 
 def find_ties(model: nn.Module) -> list[list[str]]:
@@ -507,6 +512,12 @@ class DataParallel:
         named = {name: master for bucket in self.buckets for name, master in bucket.named.items()}
         self.optimizer = optimizer(named) if named else None
 
+    def collect(self, module: nn.Module) -> None:
+        """Accumulates the gradients of a stage that were assigned without a backward pass to its parameters."""
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                self.accumulate(parameter)
+
     @torch.no_grad()
     def accumulate(self, parameter: nn.Parameter) -> None:
         gradient, view = parameter.grad, self.views[parameter]
@@ -583,94 +594,24 @@ def apply_data_parallel(
     return DataParallel(model, plan, mesh, optimizer, ties)
 
 
-# Schedule and step
-
-
-class StageModule(nn.Module):
-    """One stage as the schedules call it: hidden states in and out, and the loss from the last one."""
-
-    def __init__(self, model: nn.Module, first: bool, last: bool, loss_fn: Callable):
-        super().__init__()
-        self.model, self.first, self.last, self.loss_fn = model, first, last, loss_fn
-        self.embedded = "inputs_embeds" in inspect.signature(model.forward).parameters
-
-    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
-        output = self.model(x) if self.first or not self.embedded else self.model(inputs_embeds=x)
-        output = getattr(output, "logits", getattr(output, "last_hidden_state", output))
-        if not self.last:
-            return output.to_local() if isinstance(output, DTensor) else output
-        # The loss leaves the stage, not the logits: the schedule keeps what the last stage returns.
-        loss = self.loss_fn(output, targets)
-        return (loss.full_tensor() if isinstance(loss, DTensor) else loss).reshape(1)
-
-
-def make_schedule(stage: StageModule, plan: dict, mesh: DeviceMesh) -> Callable[[Any, Any], list[Tensor]]:
-    """
-    A function of one data rank's inputs and targets that runs every micro-batch forward and backward and
-    returns their losses (on the last stage; elsewhere none). Gradients are sums over micro-batches.
-    """
-    count = plan["schedule"]["microBatches"]
-    if len(plan["stages"]) == 1:
-
-        def accumulate(inputs: Tensor, targets: Tensor) -> list[Tensor]:
-            losses = []
-            for x, y in zip(inputs.chunk(count), targets.chunk(count)):
-                loss = stage(x, y)
-                loss.backward()
-                losses.append(loss.detach())
-            return losses
-
-        return accumulate
-
-    device = next(stage.parameters()).device
-    group, index = mesh.get_group("pipeline"), mesh.get_local_rank("pipeline")
-    wants_examples = inspect.signature(PipelineStage).parameters["input_args"].default is inspect.Parameter.empty
-    examples = stage_examples(stage, plan, device) if wants_examples else {}
-    pipeline_stage = PipelineStage(stage, index, len(plan["stages"]), device, group=group, **examples)
-    kind = ScheduleGPipe if plan["schedule"]["name"] == "gpipe" else Schedule1F1B
-    options = {"scale_grads": False} if "scale_grads" in inspect.signature(kind).parameters else {}
-    schedule = kind(pipeline_stage, count, loss_fn=lambda loss, _targets: loss.sum(), **options)
-
-    def run(inputs: Tensor, targets: Tensor) -> list[Tensor]:
-        losses: list[Tensor] = []
-        if stage.last:
-            schedule.step(target=targets, losses=losses, targets=targets)
-        else:
-            schedule.step(*([inputs] if stage.first else []))
-        return [loss.detach() for loss in losses]
-
-    return run
-
-
-def stage_examples(stage: StageModule, plan: dict, device: torch.device) -> dict:
-    """What a stage receives and returns: PyTorch 2.4 and 2.5 do not find it out themselves."""
-    batch, tensor = plan["batch"], dict(zip(plan["mesh"]["axes"], plan["mesh"]["sizes"])).get("tensor", 1)
-    length = batch["sequence"] // (tensor if plan["mesh"]["sequenceParallel"] else 1)
-    parameters = next(stage.parameters())
-    hidden = torch.empty(
-        batch["micro"], length, plan["model"]["architecture"]["hidden"], dtype=parameters.dtype, device=device
-    )
-    tokens = torch.empty(batch["micro"], batch["sequence"], dtype=torch.long, device=device)
-    return {
-        "input_args": (tokens if stage.first else hidden,),
-        "output_args": (torch.empty(1, device=device) if stage.last else hidden,),
-    }
+# The plan on this rank
 
 
 class Planned:
     """A plan applied to this rank."""
 
-    def __init__(self, plan: dict):
-        self.plan = plan
-        self.mesh = build_mesh(plan)
-        self.index = self.mesh.get_local_rank("pipeline")
-        self.stage = plan["stages"][self.index]
+    def __init__(self, plan: dict, table: str | None = None):
+        """`table` holds the schedule's actions as CSV, where the schedule needs them."""
+        self.plan, self.table = plan, table
+        self.mesh = build_mesh(plan, table)
+        rank, ranks = self.mesh.get_local_rank("pipeline"), self.mesh["pipeline"].size()
+        self.stages = [stage for stage in plan["stages"] if stage["rank"] == rank]
         kind = device_type(plan)
         self.device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-        if len(plan["stages"]) != self.mesh["pipeline"].size():
+        found = collections.Counter(stage["rank"] for stage in plan["stages"])
+        if sorted(found) != list(range(ranks)) or len(set(found.values())) > 1:
             raise PlanError(
-                f"Expected one stage a pipeline rank ({self.mesh['pipeline'].size()}) but the plan has "
-                f"{len(plan['stages'])} stages."
+                f"Expected equally many stages on each of {ranks} pipeline ranks but the plan has {dict(found)}."
             )
         batch = plan["batch"]
         self.local_sequences = batch["micro"] * plan["schedule"]["microBatches"]
@@ -682,8 +623,10 @@ class Planned:
 
     @classmethod
     def from_file(cls, path: str | None = None) -> Planned:
-        """Loads the plan at `path`, or at $MPOPT_PLAN, and starts the process group."""
-        return cls(load_plan(path or os.environ.get("MPOPT_PLAN", "plan.json")))
+        """Loads the plan at `path`, or at $MPOPT_PLAN, with its schedule, and starts the process group."""
+        path = path or os.environ.get("MPOPT_PLAN", "plan.json")
+        plan = load_plan(path)
+        return cls(plan, find_table(plan, path))
 
     def setup(
         self,
@@ -695,10 +638,10 @@ class Planned:
         """
         Cuts `model` down to this rank's part, in place. `optimizer` receives parameter names with the
         tensors to update (with ZeRO-1 flat slices). A model on the meta device needs `initialize`, which
-        fills the parameters of the stage once they have memory.
+        fills the parameters of the rank's stages once they have memory.
         """
         names = find_ties(model)
-        split_stages(model, self.plan, self.index)
+        parts = split_stages(model, self.plan, [stage["index"] for stage in self.stages])
         dtype = DTYPES[self.plan["job"]["dtypes"]["parameters"]]
         meta = any(p.is_meta for p in model.parameters())
         if meta and initialize is None:
@@ -711,12 +654,17 @@ class Planned:
         if meta:
             initialize(model)
         split_logits = apply_tensor_parallel(model, self.plan, self.mesh)
-        apply_recompute(model, self.stage)
+        for stage in self.stages:
+            apply_recompute(model, stage)
         ties_between = tie_across_stages(model, names, self.mesh)
         self.data_parallel = apply_data_parallel(model, self.plan, self.mesh, optimizer, ties_between)
-        first, last = self.index == 0, self.index == len(self.plan["stages"]) - 1
-        self.module = StageModule(model, first, last, loss_fn)
-        self.schedule = make_schedule(self.module, self.plan, self.mesh)
+        count = len(self.plan["stages"])
+        self.modules = [
+            StageModule(part, stage["index"], count, loss_fn) for part, stage in zip(parts, self.stages)
+        ]
+        self.schedule = make_schedule(
+            self.modules, self.plan, self.mesh, self.device, self.table, self.data_parallel.collect
+        )
         self.loss_context = loss_parallel if split_logits else contextlib.nullcontext
         return model
 

@@ -1,5 +1,6 @@
 import { type Architecture, axisSize, MpoptError, type Plan } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
+import { interleavedGroupSize, isOneForwardOneBackward } from "./schedule.js";
 import { shellQuote } from "./shell.js";
 
 /**
@@ -19,7 +20,8 @@ export const megatron: Exporter = {
 type Flag = readonly [name: string, ...values: string[]];
 
 /**
- * The stage layout string: `E` embedding, `t` a decoder layer, `L` the loss, `|` between stages
+ * The stage layout string: `E` embedding, `t` a decoder layer, `L` the loss, `|` between stages in the order of the
+ * forward pass. Stage k is chunk floor(k / p) of pipeline rank k mod p
  * (megatron/core/transformer/pipeline_parallel_layer_layout.py).
  */
 export function pipelineLayout(plan: Plan): string {
@@ -42,6 +44,12 @@ function lossy(plan: Plan): string[] {
   if (plan.cluster.deviceType === "cpu") {
     lost.push("The devices are processors, but Megatron-LM trains on GPUs.");
   }
+  lost.push(...lossySchedule(plan));
+  if (plan.optimizer.zero > 1) {
+    lost.push(
+      `Parameters or gradients are sharded (ZeRO-${plan.optimizer.zero}), but these flags stop at ZeRO-1.`,
+    );
+  }
   if (new Set(plan.stages.map((stage) => stage.recompute)).size > 1) {
     lost.push("Stages differ in recomputation, but Megatron-LM has one setting for all of them.");
   }
@@ -58,6 +66,42 @@ function lossy(plan: Plan): string[] {
     lost.push("Experts with tensor parallelism need sequence parallelism in Megatron-LM.");
   }
   return lost;
+}
+
+/**
+ * What the schedule loses. Megatron-LM runs 1F1B with one stage a pipeline rank and interleaved 1F1B with several
+ * (megatron/core/pipeline_parallel/schedules.py), and places stages by turns.
+ */
+function lossySchedule(plan: Plan): string[] {
+  const { stages, schedule } = plan;
+  const pipeline = axisSize(plan, "pipeline");
+  if (stages.length === 1) return [];
+  if (stages.length % pipeline) {
+    return [`${stages.length} stages do not divide over ${pipeline} pipeline ranks.`];
+  }
+  const astray = stages.find((stage, k) => stage.rank !== k % pipeline);
+  if (astray) {
+    return [
+      `Stage ${astray.index} is on pipeline rank ${astray.rank}, but Megatron-LM puts it on rank ${astray.index % pipeline}.`,
+    ];
+  }
+  const chunks = stages.length / pipeline;
+  if (chunks === 1) {
+    if (isOneForwardOneBackward(plan)) return [];
+    return [
+      `The schedule is ${schedule.name}, but Megatron-LM runs 1F1B where each pipeline rank has one stage.`,
+    ];
+  }
+  if (pipeline === 1) return [`${stages.length} stages share the only pipeline rank.`];
+  if (schedule.microBatches < pipeline) {
+    return [
+      `There are ${schedule.microBatches} micro-batches, but Megatron-LM interleaves no fewer than the ${pipeline} pipeline ranks.`,
+    ];
+  }
+  if (interleavedGroupSize(plan) !== undefined) return [];
+  return [
+    `The schedule is ${schedule.name}, but Megatron-LM runs interleaved 1F1B where each pipeline rank has ${chunks} stages.`,
+  ];
 }
 
 /** All flags, in groups: parallelism first, then the model, then the batch. */
@@ -78,6 +122,8 @@ function parallelism(plan: Plan): Flag[] {
     ["--pipeline-model-parallel-size", String(axisSize(plan, "pipeline"))],
   ];
   if (plan.stages.length > 1) flags.push(["--pipeline-model-parallel-layout", pipelineLayout(plan)]);
+  const group = plan.stages.length > axisSize(plan, "pipeline") ? interleavedGroupSize(plan) : undefined;
+  if (group) flags.push(["--microbatch-group-size-per-virtual-pipeline-stage", String(group)]);
   if (plan.mesh.sequenceParallel) flags.push(["--sequence-parallel"]);
   if (plan.optimizer.zero === 1) flags.push(["--use-distributed-optimizer"]);
   if (axisSize(plan, "data") > 1) {

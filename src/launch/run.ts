@@ -1,17 +1,17 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { networkInterfaces } from "node:os";
-import { basename, delimiter, dirname, resolve } from "node:path";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { networkInterfaces, tmpdir } from "node:os";
+import { basename, delimiter, dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { MpoptError, type Plan, type RunOptions } from "../contracts/index.js";
 import { nodeLayout } from "./layout.js";
 import { ProcessTree } from "./processes.js";
 import { askPython, findPython, type Python } from "./python.js";
-import { applyPlanPath } from "./torch.js";
+import { applyPlanPath, scheduleActions } from "./torch.js";
 
 export interface LaunchOptions extends RunOptions {
   plan: Plan;
-  /** The plan's file; the ranks find it in MPOPT_PLAN. */
+  /** The plan's file; the ranks find it in MPOPT_PLAN, and the plan's schedule in MPOPT_SCHEDULE. */
   planPath: string;
   /** `["python", "train.py", ...]`, or the script first. */
   command: string[];
@@ -68,7 +68,16 @@ export async function launch(options: LaunchOptions): Promise<RunRecord> {
   const python = await requireTorch(interpreter, environment, signal);
   await checkMachine(plan, python, environment, signal);
   const argv = [...torchrunArguments(options, environment), ...script];
-  return run(python.executable, argv, environment, options);
+  const actions = scheduleActions(plan);
+  if (actions === undefined) return run(python.executable, argv, environment, options);
+  const folder = mkdtempSync(join(tmpdir(), "mpopt-schedule-"));
+  try {
+    environment.MPOPT_SCHEDULE = join(folder, "schedule.csv");
+    writeFileSync(environment.MPOPT_SCHEDULE, actions);
+    return await run(python.executable, argv, environment, options);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 function parseCommand(command: string[]): { interpreter: string | undefined; script: string[] } {
@@ -94,6 +103,7 @@ function parseCommand(command: string[]): { interpreter: string | undefined; scr
 function rankEnvironment({ planPath, plan, env }: LaunchOptions): NodeJS.ProcessEnv {
   const environment: NodeJS.ProcessEnv = { ...process.env, ...env };
   environment.MPOPT_PLAN = resolve(planPath);
+  delete environment.MPOPT_SCHEDULE;
   const paths = [dirname(applyPlanPath), environment.PYTHONPATH].filter(Boolean);
   environment.PYTHONPATH = paths.join(delimiter);
   environment.OMP_NUM_THREADS ??= "1";

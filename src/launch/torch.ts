@@ -1,11 +1,14 @@
 import { fileURLToPath } from "node:url";
-import { axisSize, type Plan, readText, serialize } from "../contracts/index.js";
+import { axisSize, MpoptError, type Plan, readText, serialize } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
 import { nodeLayout } from "./layout.js";
+import { isPlainSchedule, scheduleCsvOf } from "./schedule.js";
 import { shellQuote } from "./shell.js";
 
 /** The Python module that applies a plan; it needs PyTorch alone and ships as it stands in the repository. */
 export const applyPlanPath = fileURLToPath(new URL("../../bindings/python/apply_plan.py", import.meta.url));
+/** The part of it that runs schedules. */
+const planSchedulePath = fileURLToPath(new URL("../../bindings/python/plan_schedule.py", import.meta.url));
 
 /** Plain torch.distributed: the plan, the module that applies it, and the command that starts the ranks. */
 export const torch: Exporter = {
@@ -13,24 +16,31 @@ export const torch: Exporter = {
   lossy,
   files: (plan) => ({
     "plan.json": serialize(plan),
+    ...scheduleFile(plan),
     "apply_plan.py": readText(applyPlanPath),
+    "plan_schedule.py": readText(planSchedulePath),
     "run.sh": runScript(plan),
     "README.md": readme(plan),
   }),
 };
 
+/**
+ * The actions that the ranks run, as CSV; undefined where they follow from the schedule's name, and where they cannot
+ * be written.
+ */
+export function scheduleActions(plan: Plan): string | undefined {
+  if (plan.stages.length === 1 || isPlainSchedule(plan) || lossySchedule(plan).length) return undefined;
+  return scheduleCsvOf(plan);
+}
+
+function scheduleFile(plan: Plan): Record<string, string> {
+  const actions = scheduleActions(plan);
+  return actions === undefined ? {} : { "schedule.csv": actions };
+}
+
 /** Everything that `apply_plan.py` refuses or would run otherwise than planned. */
 function lossy(plan: Plan): string[] {
-  const lost: string[] = [];
-  const { pipeline, stages } = { pipeline: axisSize(plan, "pipeline"), stages: plan.stages };
-  if (!["1f1b", "gpipe"].includes(plan.schedule.name)) {
-    lost.push(`The schedule is ${plan.schedule.name}, but apply_plan.py runs 1f1b and gpipe.`);
-  }
-  if (stages.length !== pipeline || stages.some((stage, i) => stage.rank !== i || stage.chunk !== 0)) {
-    lost.push(
-      `There are ${stages.length} stages on ${pipeline} pipeline ranks, but apply_plan.py runs one each.`,
-    );
-  }
+  const lost = lossySchedule(plan);
   if (plan.optimizer.zero > 1) {
     lost.push(
       `Parameters or gradients are sharded (ZeRO-${plan.optimizer.zero}), but apply_plan.py stops at ZeRO-1.`,
@@ -43,6 +53,25 @@ function lossy(plan: Plan): string[] {
   }
   if (!isRowMajor(plan)) lost.push("The rank table does not number the mesh row by row.");
   return [...lost, ...lossyTensor(plan)];
+}
+
+function lossySchedule(plan: Plan): string[] {
+  const { stages, schedule } = plan;
+  const pipeline = axisSize(plan, "pipeline");
+  const held = Array.from({ length: pipeline }, (_, r) => stages.filter(({ rank }) => rank === r).length);
+  if (held.some((count) => count === 0 || count !== held[0])) {
+    return [
+      `Pipeline ranks hold ${held.join(", ")} stages, but PyTorch's runtime wants equally many on each.`,
+    ];
+  }
+  if (stages.length === 1 || isPlainSchedule(plan)) return [];
+  try {
+    scheduleCsvOf(plan);
+    return [];
+  } catch (error) {
+    if (!(error instanceof MpoptError)) throw error;
+    return [`PyTorch's runtime cannot run the schedule ${schedule.name}: ${error.message}`];
+  }
 }
 
 function lossyTensor(plan: Plan): string[] {
@@ -105,6 +134,7 @@ fi
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 printf 'Plan %s: %s ranks\\n' ${shellQuote(plan.name)} ${world} >&2
 export MPOPT_PLAN="$here/plan.json"
+unset MPOPT_SCHEDULE
 export PYTHONPATH="$here\${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS="\${OMP_NUM_THREADS:-1}"
 exec "\${MPOPT_PYTHON:-python3}" -m torch.distributed.run \\
@@ -128,7 +158,7 @@ Mesh: ${mesh}, ${world} ranks. ${plan.schedule.microBatches} micro-batches of ${
 ${plan.stages.length} stage(s), schedule ${plan.schedule.name}, ZeRO-${plan.optimizer.zero}.
 
 - \`plan.json\`: the plan (mpopt.plan/1).
-- \`apply_plan.py\`: applies it to a model; needs PyTorch >= 2.4 and nothing else.
+${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`apply_plan.py\`, \`plan_schedule.py\`: apply it to a model; they need PyTorch and nothing else.
 - \`run.sh\`: starts the ranks through torchrun.
 
 In \`train.py\`:

@@ -12,7 +12,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { checkDocument, type MpoptError, readDocument } from "../../src/contracts/index.js";
+import { checkDocument, type MpoptError, readDocument, type Stage } from "../../src/contracts/index.js";
 import { type Exporter, writeExport } from "../../src/launch/exporter.js";
 import { exporters, exportPlan, findPython, lossyFor } from "../../src/launch/index.js";
 import { makePlan, type PlanWishes } from "./planFactory.js";
@@ -47,17 +47,18 @@ test("torch: writes a plan that reads back, a module that compiles and a script 
   const out = join(folder, "out");
   const { files, lost } = exportPlan(plan, "torch", out);
   expect(lost).toEqual([]);
-  expect(files.map((file) => file.slice(out.length + 1)).sort()).toEqual(
-    ["README.md", "apply_plan.py", "plan.json", "run.sh"].sort(),
-  );
-  expect(readdirSync(out).sort()).toEqual(["README.md", "apply_plan.py", "plan.json", "run.sh"].sort());
+  const written = ["README.md", "apply_plan.py", "plan.json", "plan_schedule.py", "run.sh"];
+  expect(files.map((file) => file.slice(out.length + 1)).sort()).toEqual(written);
+  expect(readdirSync(out).sort()).toEqual(written);
   expect(readDocument("plan", join(out, "plan.json"))).toEqual(plan);
   execFileSync("sh", ["-n", join(out, "run.sh")]);
   const python = await findPython();
   if (!python) return;
   const check = "import ast, sys; ast.parse(open(sys.argv[1], encoding='utf-8').read())";
-  execFileSync(python.executable, ["-c", check, join(out, "apply_plan.py")]);
-  execFileSync(python.executable, ["-m", "py_compile", join(out, "apply_plan.py")]);
+  for (const name of ["apply_plan.py", "plan_schedule.py"]) {
+    execFileSync(python.executable, ["-c", check, join(out, name)]);
+    execFileSync(python.executable, ["-m", "py_compile", join(out, name)]);
+  }
 });
 
 /** Runs run.sh with a Python that prints its arguments and what it finds in its environment. */
@@ -104,7 +105,10 @@ test("torch: run.sh on several nodes wants the node's rank, and starts equal nod
 });
 
 const lossyCases: [string, PlanWishes, RegExp][] = [
-  ["another schedule", { pipeline: 2, schedule: "interleaved1f1b" }, /schedule is interleaved1f1b/],
+  ["two directions at once", { pipeline: 2, schedule: "dualpipe" }, /schedule dualpipe: .* one route/],
+  ["Chimera", { pipeline: 2, schedule: "chimera" }, /schedule chimera: .* one route/],
+  ["old weights", { pipeline: 2, schedule: "1f1b-async" }, /schedule 1f1b-async: .* one version/],
+  ["two versions of the weights", { pipeline: 2, schedule: "2bw" }, /schedule 2bw: .* one version/],
   ["ZeRO-3", { data: 2, zero: 3 }, /ZeRO-3/],
   ["heads that do not divide", { tensor: 3 }, /4 attention heads do not divide over 3/],
   ["key-value heads that do not divide", { tensor: 4 }, /2 key-value heads do not divide over 4/],
@@ -122,11 +126,25 @@ test.each(lossyCases)("torch: refuses %s unless losses are allowed", (_title, wi
   expect(lossyFor(plan).torch).toEqual(lost);
 });
 
-test("torch: refuses stages that share a rank, a shuffled rank table and a split batch", () => {
+test("torch: refuses stages on other ranks than the schedule's, a shuffled rank table and a split batch", () => {
   const plan = makePlan({ pipeline: 2, tensor: 2 });
   const lost = (change: Partial<typeof plan>) => exporters.torch!.lossy({ ...plan, ...change }).join("\n");
   expect(lost({})).toBe("");
-  expect(lost({ stages: [...plan.stages, plan.stages[1]!] })).toMatch(/3 stages on 2 pipeline ranks/);
+  expect(lost({ stages: [...plan.stages, plan.stages[1]!] })).toMatch(/hold 1, 2 stages/);
+  const [left, right] = plan.stages as [Stage, Stage];
+  const swapped = [
+    { ...left, rank: 1 },
+    { ...right, rank: 0 },
+  ];
+  expect(lost({ stages: swapped })).toMatch(
+    /1f1b: Expected stage 0 on pipeline rank 0 .* but found it on rank 1/,
+  );
+  const rows = { name: "searched", microBatches: 1, actions: ["1F0,1B0", "0F0,0B0"] };
+  expect(lost({ stages: swapped, schedule: rows })).toBe("");
+  expect(lost({ schedule: rows })).toMatch(/searched: Expected stage 0 on pipeline rank 1/);
+  expect(lost({ schedule: { ...rows, microBatches: 2 } })).toMatch(
+    /searched: Expected actions for 2 stages and 2/,
+  );
   expect(lost({ rankTable: [...plan.rankTable].reverse() })).toMatch(/rank table/);
   const [first, ...rest] = plan.operators;
   const sharding = { tensor: { inputs: ["Shard(0)"], outputs: ["Shard(0)"] } };

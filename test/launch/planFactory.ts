@@ -6,6 +6,7 @@ import {
   type Recompute,
   type Stage,
 } from "../../src/contracts/index.js";
+import { scheduleShape } from "../../src/schedule/index.js";
 
 /** What a test wants of a plan; everything else follows. */
 export interface PlanWishes {
@@ -14,7 +15,9 @@ export interface PlanWishes {
   pipeline?: number;
   data?: number;
   tensor?: number;
-  /** Block layers of each stage; as even as possible where it is omitted. */
+  /** Stages that each rank holds; the schedule's own number where it is omitted. */
+  chunks?: number;
+  /** Block layers of each stage, in the order of the forward pass; as even as possible where it is omitted. */
   layersPerStage?: number[];
   layers?: number;
   microBatches?: number;
@@ -26,6 +29,8 @@ export interface PlanWishes {
   tied?: boolean;
   vocabulary?: number;
   schedule?: string;
+  /** The schedule's actions, as CSV rows. */
+  actions?: string[];
   deviceType?: "cuda" | "rocm" | "cpu";
   devicesPerNode?: number;
   parameters?: "f32" | "bf16";
@@ -82,7 +87,11 @@ export function makePlan(wishes: PlanWishes = {}): Plan {
     rankTable,
     stages: makeStages(family, layers, rankTable, pipeline, wishes),
     operators: makeOperators(family, tensor, sequenceParallel),
-    schedule: { name: wishes.schedule ?? "1f1b", microBatches },
+    schedule: {
+      name: wishes.schedule ?? "1f1b",
+      microBatches,
+      ...(wishes.actions ? { actions: wishes.actions } : {}),
+    },
     batch: { global: micro * microBatches * data, micro, sequence },
     optimizer: { name: "adam", zero: wishes.zero ?? 0 },
     estimate: {
@@ -165,11 +174,11 @@ function makeStages(
     family === "gpt2"
       ? ["transformer", "h", ["wte", "wpe"], ["ln_f"]]
       : ["model", "layers", ["embed_tokens"], ["norm"]];
+  const ranks = rankOfStages(pipeline, wishes);
   const counts =
     wishes.layersPerStage ??
-    Array.from(
-      { length: pipeline },
-      (_, i) => Math.floor(((i + 1) * layers) / pipeline) - Math.floor((i * layers) / pipeline),
+    ranks.map(
+      (_, i) => Math.floor(((i + 1) * layers) / ranks.length) - Math.floor((i * layers) / ranks.length),
     );
   let start = 0;
   return counts.map((count, index): Stage => {
@@ -178,9 +187,9 @@ function makeStages(
     const blocks = Array.from({ length: count }, (_, i) => `${body}.${list}.${start + i}`);
     const stage: Stage = {
       index,
-      rank: index,
-      chunk: 0,
-      devices: rankTable.flatMap((row, rank) => (row[0] === index ? [rank] : [])),
+      rank: ranks[index]!,
+      chunk: ranks.slice(0, index).filter((rank) => rank === ranks[index]).length,
+      devices: rankTable.flatMap((row, rank) => (row[0] === ranks[index] ? [rank] : [])),
       layers: { start, end: start + count },
       embedding,
       head,
@@ -196,6 +205,16 @@ function makeStages(
     start += count;
     return stage;
   });
+}
+
+/** Pipeline rank of every stage, as the schedule lays them out; by turns for a schedule made by hand. */
+function rankOfStages(pipeline: number, { schedule = "1f1b", chunks }: PlanWishes): number[] {
+  if (schedule === "searched") {
+    return Array.from({ length: pipeline * (chunks ?? 1) }, (_, stage) => stage % pipeline);
+  }
+  const { placement, rankOfStage } = scheduleShape(schedule, pipeline, chunks);
+  // The second half of a bidirectional schedule holds copies of the plan's stages.
+  return placement === "bidirectional" ? rankOfStage.slice(0, pipeline) : rankOfStage;
 }
 
 function makeOperators(

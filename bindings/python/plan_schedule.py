@@ -1,0 +1,261 @@
+"""
+The pipeline schedule of an mpopt plan, run by torch.distributed.pipelining: a part of apply_plan.py.
+
+Plain 1F1B and GPipe of one stage a rank run in PyTorch's classes. Every other schedule is a table of actions, one row
+a pipeline rank (`0F3`: forward of stage 0, micro-batch 3; B backward, I its input half, W its weight half), which
+PyTorch's runtime executes in that order. The table comes from the plan's `schedule.actions`, from $MPOPT_SCHEDULE or
+from `schedule.csv` beside the plan, which mpopt writes.
+"""
+
+from __future__ import annotations
+
+import collections
+import inspect
+import os
+import re
+import tempfile
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, schedules
+
+try:
+    from torch.distributed.tensor import DTensor
+except ImportError:  # PyTorch 2.4
+    from torch.distributed._tensor import DTensor
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+# PyTorch's own classes, for plans without a table; what they execute is the schedule of that name.
+CLASSES = {
+    "interleaved": "Interleaved1F1B",
+    "looped-bfs": "LoopedBFS",
+    "interleaved-zb": "InterleavedZeroBubble",
+    "zbv": "ZBVZeroBubble",
+    "dualpipev": "DualPipeV",
+}
+COMPUTE = re.compile(r"(\d+)([FBIW])(\d+)")
+OTHER = re.compile(r"(\d+)(SEND_F|RECV_F|SEND_B|RECV_B)(\d+)|(\d+)(UNSHARD|RESHARD|REDUCE_GRAD)")
+
+
+class PlanError(RuntimeError):
+    """The plan does not fit the ranks, the model or the batch."""
+
+
+# The table
+
+
+def is_plain(plan: dict) -> bool:
+    """One stage a pipeline rank under 1F1B or GPipe, which the name alone says."""
+    schedule, stages = plan["schedule"], plan["stages"]
+    one_each = all(stage["rank"] == i for i, stage in enumerate(stages))
+    return not schedule.get("actions") and one_each and schedule["name"] in ("1f1b", "gpipe")
+
+
+def find_table(plan: dict, plan_path: str) -> str | None:
+    """
+    The text of the plan's table of actions: its own, that of $MPOPT_SCHEDULE where $MPOPT_PLAN is this plan, or
+    `schedule.csv` beside it. None where the schedule's name says all, or where there is no table.
+    """
+    if plan["schedule"].get("actions"):
+        return "\n".join(plan["schedule"]["actions"]) + "\n"
+    if is_plain(plan) or len(plan["stages"]) == 1:
+        return None
+    beside = os.path.join(os.path.dirname(os.path.abspath(plan_path)), "schedule.csv")
+    given = os.environ.get("MPOPT_SCHEDULE")
+    if given and os.path.abspath(os.environ.get("MPOPT_PLAN", "")) == os.path.abspath(plan_path):
+        beside = given
+    if not os.path.exists(beside):
+        return None
+    with open(beside, encoding="utf-8") as file:
+        return file.read()
+
+
+def check_table(table: str, plan: dict) -> str:
+    """
+    PyTorch's name for the table's form, once every stage runs every micro-batch forward and backward once, on the
+    rank that the plan says. PyTorch itself passes actions that stand twice.
+    """
+    rows = [row.split(",") for row in table.rstrip("\n").split("\n")]
+    ranks = 1 + max(stage["rank"] for stage in plan["stages"])
+    if len(rows) != ranks:
+        raise PlanError(f"Expected {ranks} rows in the schedule, one a pipeline rank, but found {len(rows)}.")
+    counts: collections.Counter = collections.Counter()
+    form = "compute_only"
+    for rank, row in enumerate(rows):
+        for cell in (cell.strip() for cell in row):
+            pair = re.fullmatch(r"\(([^;()]*);([^;()]*)\)OVERLAP_F_B", cell)
+            for action in pair.groups() if pair else [cell] if cell else []:
+                compute = COMPUTE.fullmatch(action)
+                other = None if compute else OTHER.fullmatch(action)
+                if not compute and (pair or not other):
+                    raise PlanError(f"Expected an action such as 0F3 in row {rank + 1} of the schedule but found {cell}.")
+                stage = int(compute[1] if compute else other[1] or other[4])
+                if stage >= len(plan["stages"]) or plan["stages"][stage]["rank"] != rank:
+                    raise PlanError(f"Expected only the plan's stages of rank {rank} in its row but found {action}.")
+                if compute:
+                    counts[stage, compute[2], int(compute[3])] += 1
+                else:
+                    form = "compute_comms"
+    micro_batches = plan["schedule"]["microBatches"]
+    whole, halves = {"F": 1, "B": 1, "I": 0, "W": 0}, {"F": 1, "B": 0, "I": 1, "W": 1}
+    for stage in range(len(plan["stages"])):
+        for batch in range(micro_batches):
+            found = {kind: counts[stage, kind, batch] for kind in "FBIW"}
+            if found not in (whole, halves):
+                raise PlanError(
+                    f"Expected one forward and one backward of stage {stage} and micro-batch {batch} in the schedule "
+                    f"but found {found}."
+                )
+    if sum(counts.values()) != sum(count for key, count in counts.items() if key[2] < micro_batches):
+        raise PlanError(f"Expected {micro_batches} micro-batches in the schedule but found more.")
+    return form
+
+
+# Stages
+
+
+class StageModule(nn.Module):
+    """One stage as the schedules call it: hidden states in and out, and the loss from the last one."""
+
+    def __init__(self, model: nn.Module, index: int, count: int, loss_fn: Callable):
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+        self.index, self.first, self.last = index, index == 0, index == count - 1
+        self.embedded = "inputs_embeds" in inspect.signature(model.forward).parameters
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        output = self.model(x) if self.first or not self.embedded else self.model(inputs_embeds=x)
+        output = getattr(output, "logits", getattr(output, "last_hidden_state", output))
+        if not self.last:
+            output = output.to_local() if isinstance(output, DTensor) else output
+            # The runtime detaches the output of a split backward in place, which views and inputs do not stand.
+            return output.clone() if output is x or output._is_view() else output
+        # The loss leaves the stage, not the logits: the schedule keeps what the last stage returns. A new tensor
+        # and no view, so that the schedule can let go of the graph behind it.
+        loss = self.loss_fn(output, targets)
+        return torch.stack([loss.full_tensor() if isinstance(loss, DTensor) else loss])
+
+
+class PlannedStage(PipelineStage):
+    """A stage that hands on weight gradients as soon as a weight half has made them."""
+
+    def __init__(self, stage: StageModule, count: int, device: torch.device, group: Any, collect: Callable, **examples):
+        super().__init__(stage, stage.index, count, device, group=group, **examples)
+        self.collect = collect
+
+    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
+        # PyTorch assigns these gradients itself, so that no hook of the parameter sees them.
+        super().backward_weight_one_chunk(*args, **kwargs)
+        self.collect(self.submod)
+
+
+def stage_examples(stage: StageModule, plan: dict, device: torch.device) -> dict:
+    """What a stage receives and returns: PyTorch 2.4 and 2.5 do not find it out themselves."""
+    batch, tensor = plan["batch"], dict(zip(plan["mesh"]["axes"], plan["mesh"]["sizes"])).get("tensor", 1)
+    length = batch["sequence"] // (tensor if plan["mesh"]["sequenceParallel"] else 1)
+    dtype, width = DTYPES[plan["job"]["dtypes"]["parameters"]], plan["model"]["architecture"]["hidden"]
+    hidden = torch.empty(batch["micro"], length, width, dtype=dtype, device=device)
+    tokens = torch.empty(batch["micro"], batch["sequence"], dtype=torch.long, device=device)
+    return {
+        "input_args": (tokens if stage.first else hidden,),
+        "output_args": (torch.empty(1, device=device) if stage.last else hidden,),
+    }
+
+
+# The schedule
+
+
+def load_table(stages: list[PlannedStage], table: str, form: str, options: dict) -> Any:
+    """PyTorch's runtime with a table of actions. It reads files only."""
+    runtime = getattr(schedules, "_PipelineScheduleRuntime", None)
+    if runtime is None:
+        raise PlanError(f"Expected a PyTorch that runs schedule tables (2.6 or newer) but found {torch.__version__}.")
+    schedule = runtime(stages, **options)
+    handle, path = tempfile.mkstemp(suffix=".csv")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(table)
+        schedule._load_csv(path, format=form)
+    finally:
+        os.unlink(path)
+    return schedule
+
+
+def build_schedule(stages: list[PlannedStage], plan: dict, table: str | None) -> Any:
+    """PyTorch's schedule object for this rank's stages."""
+    name = plan["schedule"]["name"]
+    options = {"n_microbatches": plan["schedule"]["microBatches"], "loss_fn": lambda loss, _targets: loss.sum()}
+    kind: Any = schedules.PipelineScheduleMulti
+    if table is None and is_plain(plan):
+        kind = ScheduleGPipe if name == "gpipe" else Schedule1F1B
+    if "scale_grads" in inspect.signature(kind).parameters:
+        options["scale_grads"] = False
+    if table is not None:
+        return load_table(stages, table, check_table(table, plan), options)
+    if is_plain(plan):
+        return kind(stages[0], **options)
+    known = getattr(schedules, f"Schedule{CLASSES.get(name, '')}", None)
+    if known is None:
+        raise PlanError(
+            f"Expected schedule.csv beside the plan for the schedule {name} but found none: "
+            "write it with `mpopt export --to torch`."
+        )
+    schedule = known(stages, **options)
+    for stage, rank in schedule.stage_index_to_group_rank.items():
+        if plan["stages"][stage]["rank"] != rank:
+            raise PlanError(f"Expected stage {stage} on rank {rank} for {name} but the plan says otherwise.")
+    return schedule
+
+
+def make_schedule(
+    modules: list[StageModule],
+    plan: dict,
+    mesh: DeviceMesh,
+    device: torch.device,
+    table: str | None,
+    collect: Callable[[nn.Module], None],
+) -> Callable[[Any, Any], list[Tensor]]:
+    """
+    A function of one data rank's inputs and targets that runs every micro-batch forward and backward through
+    this rank's stages and returns their losses (where the last stage is; elsewhere none). Gradients are sums over
+    micro-batches. `collect` is called with a stage that holds weight gradients which no hook has seen.
+    """
+    count = plan["schedule"]["microBatches"]
+    if len(plan["stages"]) == 1:
+
+        def accumulate(inputs: Tensor, targets: Tensor) -> list[Tensor]:
+            losses = []
+            for x, y in zip(inputs.chunk(count), targets.chunk(count)):
+                loss = modules[0](x, y)
+                loss.backward()
+                losses.append(loss.detach())
+            return losses
+
+        return accumulate
+
+    group = mesh.get_group("pipeline")
+    wants_examples = inspect.signature(PipelineStage).parameters["input_args"].default is inspect.Parameter.empty
+    stages = [
+        PlannedStage(
+            module,
+            len(plan["stages"]),
+            device,
+            group,
+            collect,
+            **(stage_examples(module, plan, device) if wants_examples else {}),
+        )
+        for module in modules
+    ]
+    schedule = build_schedule(stages, plan, table)
+    first, last = any(module.first for module in modules), any(module.last for module in modules)
+
+    def run(inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        losses: list[Tensor] = []
+        wanted = {"target": targets, "losses": losses, "targets": targets} if last else {}
+        schedule.step(*([inputs] if first else []), **wanted)
+        return [loss.detach() for loss in losses]
+
+    return run
