@@ -211,6 +211,33 @@ describe("activation memory of a GPT-2 block", () => {
   });
 });
 
+describe("attention that writes its scores", () => {
+  const kernels = { attention: "materialized", dropout: true } as const;
+
+  it("keeps 34 s b h + 5 a s^2 b bytes in a GPT-2 block (Korthikanti et al. 2022, equation 1)", () => {
+    const model = atWorkload(loadModel("gpt2", { kernels }), { batch: 3, sequence: 512 });
+    const { hidden, heads } = model.architecture!;
+    expect(savedBytes(model, "layers.5")).toBe(34 * 3 * 512 * hidden + 5 * heads * 512 ** 2 * 3);
+  });
+
+  it("computes all pairs, twice what flash attention does under the causal mask", () => {
+    const flops = (given: object) =>
+      operatorsOf(loadModel("gpt2", given), "layers.0")
+        .filter(({ kind, name }) => kind === "attention" && name !== "softmax" && name !== "dropout")
+        .reduce((sum, operator) => sum + operator.flops.forward, 0);
+    expect(flops({ kernels }) / flops({})).toBeCloseTo(2, 2);
+  });
+
+  it.each(presetNames)("is a valid document for %s", (name) => {
+    const model = loadModel(name, { kernels });
+    checkDocument("model", JSON.parse(JSON.stringify(model)), "model");
+    checkModel(model, "model");
+    const names = new Set(operatorsOf(model, model.layers.at(1)!.id).map((operator) => operator.name));
+    expect(names).toContain("attention_scores");
+    expect(names).not.toContain("attention");
+  });
+});
+
 describe("experts", () => {
   const model = loadModel("deepseek-v3");
 
