@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { type Model, serialize, writeFileAtomic } from "../contracts/index.js";
 import { distinctLayers, loadModel, modelFlops } from "../models/index.js";
 import { defineCommand } from "./context.js";
@@ -10,7 +10,9 @@ export function importCommand(): Command {
     "Turn a model into an operator graph: parameters, FLOPs, saved activations.",
     "mpopt import llama-3.1-8b -o model.json",
     (context, [reference], options) => {
-      const model = loadModel(reference!);
+      const attention = options.attention as "flash" | "materialized" | undefined;
+      const kernels = { attention, dropout: options.dropout === true };
+      const model = loadModel(reference!, { kernels });
       const output = options.output as string | undefined;
       if (output !== undefined) writeFileAtomic(output, serialize(model));
       context.print(summary(model));
@@ -19,6 +21,13 @@ export function importCommand(): Command {
     },
   )
     .argument("<model>", "a preset, a config.json, a folder that holds one, or an mpopt.model/1 file")
+    .addOption(
+      new Option(
+        "--attention <kind>",
+        "what an imported configuration runs: flash attention, or attention that writes its scores",
+      ).choices(["flash", "materialized"]),
+    )
+    .option("--dropout", "an imported configuration trains with dropout")
     .option("-o, --output <file>", "write the model document to this file");
 }
 

@@ -27,6 +27,14 @@ describe("mpopt import", () => {
     expect(captured.err).toBe("");
   });
 
+  it("writes the scores of attention, and dropout masks, where asked", async () => {
+    await run("gpt2", "--json", "--attention", "materialized", "--dropout");
+    const { operators } = JSON.parse(captured.out);
+    const names = operators.map(({ name }: { name: string }) => name);
+    expect(names).toContain("attention_scores");
+    expect(names).toContain("dropout");
+  });
+
   it("leaves no file behind when the model is wrong", async () => {
     const config = join(captured.folder, "config.json");
     const path = join(captured.folder, "model.json");
