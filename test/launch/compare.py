@@ -1,4 +1,8 @@
-"""Trains each plan given on the ranks that torchrun started, and on rank 0 the unsharded model beside it."""
+"""
+Trains each plan given on the ranks that torchrun started, and on rank 0 the unsharded model beside it.
+
+Arguments: the number of steps, the learning rate, then the plans' files.
+"""
 
 import json
 import sys
@@ -8,17 +12,15 @@ import torch.distributed as dist
 from apply_plan import Planned, local
 from train_gpt import Reference, build_model, loss_fn, make_batch
 
-STEPS = 10
 
-
-def train(path: str) -> None:
+def train(path: str, steps: int, rate: float) -> None:
     planned = Planned.from_file(path)
     plan = planned.plan
     model = build_model(plan, seed=1)
-    planned.setup(model, loss_fn, optimizer=lambda named: torch.optim.AdamW(named.values(), lr=1e-2))
-    reference = Reference(plan, build_model(plan, seed=1), 1e-2) if dist.get_rank() == 0 else None
+    planned.setup(model, loss_fn, optimizer=lambda named: torch.optim.AdamW(named.values(), lr=rate))
+    reference = Reference(plan, build_model(plan, seed=1), rate) if dist.get_rank() == 0 else None
     losses, expected = [], []
-    for step in range(STEPS):
+    for step in range(steps):
         inputs, targets = make_batch(plan, seed=1, step=step)
         losses.append(planned.train_step(planned.local_batch(inputs), planned.local_batch(targets)).item())
         if reference:
@@ -36,7 +38,7 @@ def train(path: str) -> None:
 
 
 torch.set_num_threads(1)
-for path in sys.argv[1:]:
-    train(path)
+for path in sys.argv[3:]:
+    train(path, int(sys.argv[1]), float(sys.argv[2]))
 dist.barrier()
 dist.destroy_process_group()
