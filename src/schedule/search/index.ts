@@ -1,3 +1,3 @@
 export type { ScheduleProblem, SearchStage } from "./problem.js";
-export { type ScheduleSearch, type SearchOptions, searchSchedule } from "./search.js";
+export { type ScheduleSearch, type ScheduleSearchOptions, searchSchedule } from "./search.js";
 export { namedStarts } from "./starts.js";

@@ -4,7 +4,7 @@ import { LocalSearch } from "./local.js";
 import { type FlatSchedule, jobOrder } from "./problem.js";
 import { type Random, randomOf } from "./random.js";
 import { plainRules, randomRule, windowRule } from "./rules.js";
-import type { SearchOptions } from "./search.js";
+import type { ScheduleSearchOptions } from "./search.js";
 import { type Orders, Timing, withinMemory } from "./timing.js";
 import { Windows, type WindowsSnapshot } from "./windows.js";
 
@@ -20,7 +20,7 @@ export class SearchRun {
   seconds = Number.POSITIVE_INFINITY;
   bound: number;
   readonly #flat: FlatSchedule;
-  readonly #options: SearchOptions;
+  readonly #options: ScheduleSearchOptions;
   readonly #random: Random;
   readonly #timing: Timing;
   readonly #lists: ListScheduler;
@@ -35,7 +35,7 @@ export class SearchRun {
   #listWork = 0;
   #lastTurn = 0;
 
-  constructor(flat: FlatSchedule, options: SearchOptions) {
+  constructor(flat: FlatSchedule, options: ScheduleSearchOptions) {
     this.#flat = flat;
     this.#options = options;
     this.#random = randomOf(options.seed ?? 0);

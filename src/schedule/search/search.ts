@@ -5,7 +5,7 @@ import { SearchRun } from "./run.js";
 import { namedStarts } from "./starts.js";
 import { ordersOfTable, tableOfOrders } from "./tables.js";
 
-export interface SearchOptions extends RunOptions {
+export interface ScheduleSearchOptions extends RunOptions {
   /** Default 0. */
   seed?: number;
   /** Relative gap at which the search ends. Default 0.001. */
@@ -49,7 +49,7 @@ export interface ScheduleSearch {
  */
 export async function searchSchedule(
   problem: ScheduleProblem,
-  options: SearchOptions = {},
+  options: ScheduleSearchOptions = {},
 ): Promise<ScheduleSearch> {
   const cpu = process.cpuUsage();
   const flat = flattenSchedule(problem);
