@@ -3,6 +3,7 @@ import type { Plan } from "../contracts/index.js";
 import { simulatePlan } from "../schedule/index.js";
 import { planFacts } from "./facts.js";
 import { html, raw } from "./page/markup.js";
+import { memoryCurveSection } from "./page/memoryCurves.js";
 import { script } from "./page/script.js";
 import {
   cards,
@@ -16,6 +17,7 @@ import {
 } from "./page/sections.js";
 import { style } from "./page/style.js";
 import { timelineSection } from "./page/timeline.js";
+import { waitSection } from "./page/waits.js";
 
 /** Source expression that allows exactly this inline text (Content Security Policy Level 3, section 2.3.1). */
 function hashSource(text: string): string {
@@ -29,7 +31,7 @@ function hashSource(text: string): string {
  */
 export function renderHtml(plan: Plan): string {
   const facts = planFacts(plan);
-  const step = simulatePlan(plan, { events: true });
+  const step = simulatePlan(plan, { events: true, memory: true, memoryCurve: true });
   const policy = `default-src 'none'; style-src ${hashSource(style)}; script-src ${hashSource(script)}; base-uri 'none'; form-action 'none'`;
   return html`<!doctype html>
 <html lang="en">
@@ -46,9 +48,11 @@ export function renderHtml(plan: Plan): string {
 ${pageHeader(plan, facts)}
 <main>
 ${cards(plan, facts)}
-${timelineSection(plan, step)}
+${timelineSection(step)}
+${waitSection(step)}
 ${timeSection(plan, facts, step)}
 ${memorySection(plan)}
+${memoryCurveSection(plan, step)}
 ${stageSection(plan, facts)}
 ${shardingSection(plan)}
 ${rejectedSection(plan)}

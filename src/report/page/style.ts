@@ -1,27 +1,27 @@
-import { memoryColors, timeColors } from "./colors.js";
+import { actionShades, memoryColors, timeColors, waitColors } from "./colors.js";
 
 const variables = (theme: "light" | "dark") =>
   [
     ...Object.entries(timeColors).map(([term, color]) => `--time-${term}:${color[theme]}`),
     ...Object.entries(memoryColors).map(([term, color]) => `--memory-${term}:${color[theme]}`),
+    ...Object.entries(waitColors).map(([cause, color]) => `--wait-${cause}:${color[theme]}`),
+    ...actionShades(theme).map(({ name, color, ink }) => `--${name}:${color};--${name}-ink:${ink}`),
   ].join(";");
 
 const light = `
   --page:#f6f6f3; --surface:#ffffff; --ink:#1b1f24; --muted:#666d75; --line:#e3e3de; --soft:#f1f1ed;
   --idle:#ebebe6; --accent:#2f5b9c; --good:#2c7a57; --warn:#9a6412; --bad:#b3392f;
-  --good-soft:#e3f1ea; --warn-soft:#f7ecd9; --bad-soft:#f8e3e0;
-  --forward:#3a69ae; --forward-alt:#5c87ca; --backward:#dc9a45; --backward-alt:#e9b673; --on-block:#ffffff;
-  --on-backward:#3a2504; ${variables("light")}`;
+  --good-soft:#e3f1ea; --warn-soft:#f7ecd9; --bad-soft:#f8e3e0; ${variables("light")}`;
 const dark = `
   --page:#15171a; --surface:#1d2024; --ink:#e8e9ea; --muted:#9aa1a9; --line:#31353b; --soft:#262a2f;
   --idle:#282c31; --accent:#8db4ea; --good:#6cc49a; --warn:#e0ae62; --bad:#ee8a7f;
-  --good-soft:#1f352b; --warn-soft:#3a2f1d; --bad-soft:#402522;
-  --forward:#5f8fd6; --forward-alt:#4474b8; --backward:#dba253; --backward-alt:#b98338; --on-block:#0e1318;
-  --on-backward:#1d1304; ${variables("dark")}`;
+  --good-soft:#1f352b; --warn-soft:#3a2f1d; --bad-soft:#402522; ${variables("dark")}`;
 
 const termRules = [
   ...Object.keys(timeColors).map((term) => `.time-${term}{fill:var(--time-${term})}`),
   ...Object.keys(memoryColors).map((term) => `.memory-${term}{fill:var(--memory-${term})}`),
+  ...Object.keys(waitColors).map((cause) => `.wait-${cause}{fill:var(--wait-${cause})}`),
+  ...actionShades("light").map(({ name }) => `.${name}{fill:none;stroke:var(--${name})}`),
 ].join("\n");
 
 /** The page's only style sheet. No style attributes: the page's policy forbids them. */
@@ -85,9 +85,11 @@ svg{display:block}
 .limit{fill:var(--bad)}
 .reserved{fill:var(--muted);opacity:.38}
 .wide{width:56%}
+#waits .wide{width:46%}
+#waits .sentence{white-space:nowrap}
 ${termRules}
 .timeline{display:grid;grid-template-columns:auto minmax(0,1fr) auto}
-.ranks text,.axis text,.labels text{font:11px Inter,ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;font-variant-numeric:tabular-nums}
+.ranks text,.axis text{font:11px Inter,ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;font-variant-numeric:tabular-nums}
 .ranks text,.axis text{fill:var(--muted)}
 .ranks.left text{text-anchor:end}
 .axis text{text-anchor:middle}
@@ -96,17 +98,20 @@ ${termRules}
 .view{overflow-x:auto;overflow-y:hidden;border-radius:4px;scrollbar-width:thin}
 .view:focus-visible,button:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 .strip{position:relative;width:100%}
-.strip .labels{position:absolute;inset:0 auto auto 0;pointer-events:none}
-.labels text{text-anchor:middle;fill:var(--on-block)}
-.labels .b{fill:var(--on-backward)}
 .lane{fill:var(--idle)}
-.f0,.f1,.b0,.b1,.steady,.sync,.step{fill:none}
-.f0{stroke:var(--forward)}.f1{stroke:var(--forward-alt)}.b0{stroke:var(--backward)}.b1{stroke:var(--backward-alt)}
-.dense .f1{stroke:var(--forward)}.dense .b1{stroke:var(--backward)}
+.steady,.sync,.step{fill:none}
 .steady{stroke:var(--muted);opacity:.45}
 .sync{stroke:var(--time-gradientSynchronisation)}.step{stroke:var(--time-optimizer)}
-.swatch.f0,.swatch.b0,.swatch.sync,.swatch.step,.swatch.dense .f1{stroke:var(--forward)}.dense .b1{stroke:var(--backward)}
-.steady{stroke-width:22px}
+#timeline-canvas{position:sticky;left:0;cursor:crosshair}
+.scripted #timeline-canvas{display:block}
+@media screen{.scripted #timeline-drawing,.scripted #timeline-axis{display:none}}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:14px 22px}
+figure{margin:0}
+figcaption{display:flex;justify-content:space-between;font-size:12.5px;margin-bottom:4px}
+figcaption span+span:not(.bad){color:var(--muted)}
+.charts svg{width:100%;height:72px}
+.limit-line{fill:none;stroke:var(--bad);stroke-width:1.5px;vector-effect:non-scaling-stroke}
+.peak{fill:none;stroke:var(--ink);stroke-width:7px;stroke-linecap:round;vector-effect:non-scaling-stroke}
 .controls{flex:none;gap:6px;align-items:center}
 button{font:inherit;font-size:13px;line-height:1;color:var(--ink);background:var(--surface);border:1px solid var(--line);border-radius:6px;padding:6px 10px;cursor:pointer}
 button:hover{background:var(--soft)}
@@ -131,7 +136,8 @@ section,.cards{border-radius:0;break-inside:avoid}
 section{border-width:1px 0 0;padding:14px 0;margin:10px 0 0}
 section.long{break-inside:auto}
 tr{break-inside:avoid}
-.scripted .controls.needs-script,.readout{display:none}
+.scripted .controls.needs-script,.readout,.scripted #timeline-canvas{display:none}
+figure{break-inside:avoid}
 .view{overflow:hidden}
 .view .strip{width:100%!important}
 }
