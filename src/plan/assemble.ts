@@ -12,13 +12,8 @@ import {
 } from "../contracts/index.js";
 import { placementName } from "../cost/placement.js";
 import { distinctLayers, modelFlops, scaledFlops } from "../models/workload.js";
-import type {
-  Configuration,
-  CostModels,
-  LayerChain,
-  StageCosts,
-  StageSeconds,
-} from "../search/stageCosts.js";
+import type { Configuration, CostModels, LayerChain } from "../search/configuration.js";
+import type { StageCosts, StageSeconds } from "../search/stageCosts.js";
 
 /** Row r holds the coordinates of rank r: pipeline slowest, tensor fastest. */
 export function rankTable(configuration: Pick<Configuration, "pipeline" | "data" | "tensor">): number[][] {

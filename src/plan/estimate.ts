@@ -8,10 +8,11 @@ import {
 } from "../contracts/index.js";
 import { placementName } from "../cost/placement.js";
 import { distinctLayers, tensorsById } from "../models/workload.js";
+import type { Configuration, LayerChain } from "../search/configuration.js";
 import { priceLayer } from "../search/intra.js";
 import { buildLayerProblem } from "../search/intraProblem.js";
 import { costModels } from "../search/joint.js";
-import { type Configuration, type LayerChain, StageCosts } from "../search/stageCosts.js";
+import { StageCosts } from "../search/stageCosts.js";
 import type { Strategy } from "../search/strategies.js";
 import { assembleEstimate } from "./assemble.js";
 

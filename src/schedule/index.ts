@@ -21,6 +21,7 @@ export type { BoundaryTransfer, Network } from "./links.js";
 export { addSharding, addTransfers } from "./lower.js";
 export * from "./memory.js";
 export * from "./named/index.js";
+export * from "./named/runtime.js";
 export * from "./plan.js";
 export { peakInFlight, routesOf, type StageLinks, stageLinks } from "./routes.js";
 export * from "./search/index.js";

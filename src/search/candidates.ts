@@ -1,6 +1,6 @@
 import { deviceCount, fastDomain } from "../cluster/index.js";
 import { type Cluster, type Job, MpoptError, type Recompute } from "../contracts/index.js";
-import type { Configuration } from "./stageCosts.js";
+import type { Configuration } from "./configuration.js";
 
 /** Divisors of n, ascending. */
 export function divisors(n: number): number[] {

@@ -11,8 +11,9 @@ import { CommunicationModel } from "../cost/communication.js";
 import { ComputeModel } from "../cost/compute.js";
 import { MemoryModel } from "../cost/memory.js";
 import { describeConfiguration, enumerateConfigurations, enumerateDegrees } from "./candidates.js";
+import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { LayerChains } from "./layerChains.js";
-import { type Configuration, type CostModels, type LayerChain, StageCosts } from "./stageCosts.js";
+import { StageCosts } from "./stageCosts.js";
 import { cutStages, leastMaximum, type StageProblem } from "./stages.js";
 
 /** The best configuration, its stages, and what the search knows about the others. */

@@ -1,8 +1,8 @@
 import { type Layer, type Model, MpoptError } from "../contracts/index.js";
 import type { CostContext } from "../cost/operator.js";
 import { tensorsById } from "../models/workload.js";
+import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { type LayerCost, solveLayer } from "./intra.js";
-import type { Configuration, CostModels, LayerChain } from "./stageCosts.js";
 
 /**
  * Layer costs by what they depend on: tensor degree, micro-batch, sequence parallelism. Equal layers are

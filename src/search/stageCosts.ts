@@ -1,30 +1,13 @@
-import type { Cluster, Job, MemoryEntry, Recompute } from "../contracts/index.js";
-import type { CommunicationModel } from "../cost/communication.js";
-import type { ComputeModel } from "../cost/compute.js";
-import { inFlightMicroBatches, type MemoryModel, stateBytes } from "../cost/memory.js";
+import type { MemoryEntry } from "../contracts/index.js";
+import { inFlightMicroBatches, type StageContents, stateBytes } from "../cost/memory.js";
+import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import type { LayerCost } from "./intra.js";
-
-/** Everything that a candidate fixes before its stages are cut. */
-export interface Configuration {
-  tensor: number;
-  pipeline: number;
-  data: number;
-  microBatch: number;
-  microBatches: number;
-  sequenceParallel: boolean;
-  recompute: Recompute;
-  zero: 0 | 1;
-}
-
-/** Cost of the layers of a model under one configuration: the chain that stages are cut from. */
-export interface LayerChain {
-  embedding: LayerCost[];
-  blocks: LayerCost[];
-  head: LayerCost[];
-}
+import { type LayerSums, type layerFields, layerSums } from "./layerSums.js";
+import { onePerRank, type StageLayout } from "./layout.js";
+import { UpdateCosts, type UpdateSeconds } from "./updateCosts.js";
 
 /** Seconds of one stage, by what they are spent on. */
-export interface StageSeconds {
+export interface StageSeconds extends UpdateSeconds {
   compute: number;
   recompute: number;
   tensorCommunication: number;
@@ -33,9 +16,6 @@ export interface StageSeconds {
   backward: number;
   /** Part of `backward` that makes gradients of parameters. */
   backwardWeight: number;
-  /** Once a step, exposed. */
-  gradientSynchronisation: number;
-  optimizer: number;
 }
 
 /** Seconds that embedding and head add to the stage that holds them. */
@@ -50,56 +30,75 @@ interface EndSeconds {
   pass: number;
 }
 
-const fields = [
-  "forward",
-  "backward",
-  "backwardWeight",
-  "communication",
-  "recompute",
-  "recomputeCommunication",
-  "parameters",
-  "saved",
-  "weights",
-] as const;
+/** What one stage keeps on a device. */
+export interface StageFootprint extends StageContents {
+  /**
+   * Those between the halves of a backward: weight gradients need all that was saved, recomputation included (M_W of
+   * Qi et al., ICLR 2024, table 1, is nearly M_B).
+   */
+  betweenBytes: number;
+  /** Bytes of the gradient of one micro-batch's logits, which `logitsBytes` counts too. */
+  logitsGradientBytes: number;
+}
 
 /**
- * Cost of any contiguous range of block layers as any stage, in constant time through prefix sums. It is the
- * one place that turns layer costs into stage costs: search, estimate and checker use it.
+ * Cost of any contiguous range of block layers as any stage of a layout, in constant time through prefix sums. It is
+ * the one place that turns layer costs into stage costs: search, estimate and checker use it.
  */
 export class StageCosts {
   readonly configuration: Configuration;
+  readonly update: UpdateCosts;
+  readonly layout: StageLayout;
   readonly layerCount: number;
   readonly #chain: LayerChain;
-  readonly #prefix: Record<(typeof fields)[number], Float64Array>;
+  readonly #prefix: LayerSums;
   readonly #models: CostModels;
   /** Parameters a device that embedding and head share when they sit on one stage. */
   readonly #tiedParameters: number;
-  readonly #transferSeconds: number;
+  /** Exposed seconds of a transfer between stages i and i + 1, either way. */
+  readonly #transferSeconds: Float64Array;
   readonly #tiedSeconds: number;
   readonly #recomputedBytes: number;
   readonly #workspaceBytes: number;
   readonly #endCache: (EndSeconds | undefined)[] = [];
-  readonly #parameterCache = new Map<number, { synchronisation: number; optimizer: number }>();
 
-  constructor(configuration: Configuration, chain: LayerChain, models: CostModels) {
+  /** @param layout by default one stage a rank. */
+  constructor(
+    configuration: Configuration,
+    chain: LayerChain,
+    models: CostModels,
+    layout: StageLayout = onePerRank(configuration.pipeline),
+  ) {
     this.configuration = configuration;
+    this.layout = layout;
+    this.update = new UpdateCosts(configuration, models);
     this.#chain = chain;
     this.#models = models;
     this.layerCount = chain.blocks.length;
-    this.#prefix = prefixSums(chain.blocks, configuration.recompute);
-    const { tensor, data, pipeline, recompute } = configuration;
+    this.#prefix = layerSums(chain.blocks, configuration.recompute);
+    const { tensor, data, recompute } = configuration;
     const { communication, cluster, job } = models;
+    const { rankOfStage } = layout;
     const first = chain.blocks[0] ?? chain.embedding[0];
     const bytes = first?.outputBytes ?? 0;
     const exposed = 1 - cluster.overlap.pipelineTransfer.value;
-    this.#transferSeconds = pipeline > 1 ? exposed * communication.transferSeconds(bytes, tensor * data) : 0;
+    const byDistance = new Map([[0, 0]]);
+    this.#transferSeconds = Float64Array.from(rankOfStage.slice(1), (rank, i) => {
+      const distance = Math.abs(rank - rankOfStage[i]!);
+      const known = byDistance.get(distance);
+      if (known !== undefined) return known;
+      const seconds = exposed * communication.transferSeconds(bytes, distance * tensor * data);
+      byDistance.set(distance, seconds);
+      return seconds;
+    });
     this.#tiedParameters = chain.head.reduce((sum, layer) => sum + layer.tiedParameters, 0);
     const tiedBytes = this.#tiedParameters * stateBytes(job).gradient;
+    const between = Math.abs(rankOfStage.at(-1)! - rankOfStage[0]!);
     this.#tiedSeconds =
-      pipeline > 1
+      between > 0
         ? communication.collectiveSeconds("allReduce", tiedBytes, {
             size: 2,
-            stride: tensor * data * (pipeline - 1),
+            stride: tensor * data * between,
           })
         : 0;
     this.#recomputedBytes = Math.max(
@@ -122,8 +121,8 @@ export class StageCosts {
 
   /** Seconds of stage `stage` when it holds the block layers [start, end). */
   seconds(stage: number, start: number, end: number): StageSeconds {
-    const { pipeline } = this.configuration;
-    const sum = (field: (typeof fields)[number]) => this.#prefix[field][end]! - this.#prefix[field][start]!;
+    const sum = (field: (typeof layerFields)[number]) =>
+      this.#prefix[field][end]! - this.#prefix[field][start]!;
     const ends = this.#endSeconds(stage);
     const repeated = sum("recompute");
     const repeatedCommunication = sum("recomputeCommunication");
@@ -136,67 +135,80 @@ export class StageCosts {
       recompute,
       tensorCommunication: communication,
       transfer: this.#transfers(stage),
-      forward: forward + (stage < pipeline - 1 ? this.#transferSeconds : 0),
-      backward: backward + (stage > 0 ? this.#transferSeconds : 0),
+      forward: forward + (this.#transferSeconds[stage] ?? 0),
+      backward: backward + (this.#transferSeconds[stage - 1] ?? 0),
       backwardWeight: sum("backwardWeight") + ends.backwardWeight,
       ...this.onceSeconds(stage, start, end),
     };
   }
 
   /** What the stage adds once a step: exposed gradient synchronisation, and the optimizer. */
-  onceSeconds(
-    stage: number,
-    start: number,
-    end: number,
-  ): Pick<StageSeconds, "gradientSynchronisation" | "optimizer"> {
-    const { backward, recompute, weights } = this.#prefix;
+  onceSeconds(stage: number, start: number, end: number): UpdateSeconds {
+    const { backward, recompute } = this.#prefix;
     const backwardSeconds =
       backward[end]! -
       backward[start]! +
       (recompute[end]! - recompute[start]!) +
       this.#endSeconds(stage).backward +
-      (stage > 0 ? this.#transferSeconds : 0);
-    const ofParameters = this.#ofParameters(this.parameters(stage, start, end));
-    return {
-      gradientSynchronisation:
-        this.#exposed(ofParameters.synchronisation, backwardSeconds) +
-        (weights[end]! - weights[start]!) +
-        this.#endSeconds(stage).weights,
-      optimizer: ofParameters.optimizer,
-    };
+      (this.#transferSeconds[stage - 1] ?? 0);
+    const parameters = this.parameters(stage, start, end);
+    return this.update.seconds(parameters, backwardSeconds, this.weightSeconds(stage, start, end));
+  }
+
+  /** Seconds once a step of weight gradients that are partial sums or tied. */
+  weightSeconds(stage: number, start: number, end: number): number {
+    const { weights } = this.#prefix;
+    return weights[end]! - weights[start]! + this.#endSeconds(stage).weights;
   }
 
   /** Parameters that one device of the stage holds. */
   parameters(stage: number, start: number, end: number): number {
     let parameters = this.#prefix.parameters[end]! - this.#prefix.parameters[start]!;
     for (const extra of this.#ends(stage)) parameters += extra.parameters;
-    if (this.configuration.pipeline === 1) parameters -= this.#tiedParameters;
+    // Two stages are two modules with a copy each, even on one rank.
+    if (this.layout.rankOfStage.length === 1) parameters -= this.#tiedParameters;
     return parameters;
   }
 
-  /** Memory of one device of the stage, by term. */
-  memory(stage: number, start: number, end: number): MemoryEntry["terms"] {
-    const { pipeline, microBatches, data, zero } = this.configuration;
-    const inFlight = inFlightMicroBatches(stage, pipeline, microBatches);
-    let savedBytes = this.#prefix.saved[end]! - this.#prefix.saved[start]!;
-    let logitsBytes = 0;
-    let workspaceBytes = end > start ? this.#workspaceBytes : 0;
+  /** What one device of the stage keeps. */
+  footprint(stage: number, start: number, end: number, inFlight = 1): StageFootprint {
+    const { saved, savedWhole } = this.#prefix;
+    const footprint = {
+      parameters: this.parameters(stage, start, end),
+      savedBytes: saved[end]! - saved[start]!,
+      inFlight,
+      betweenBytes: savedWhole[end]! - savedWhole[start]!,
+      logitsBytes: 0,
+      logitsGradientBytes: 0,
+      workspaceBytes: end > start ? this.#workspaceBytes : 0,
+      recomputedBytes: end > start ? this.#recomputedBytes : 0,
+    };
     for (const extra of this.#ends(stage)) {
-      savedBytes += extra.savedBytes.none;
-      logitsBytes += extra.logitsBytes;
-      workspaceBytes = Math.max(workspaceBytes, extra.workspaceBytes);
+      footprint.savedBytes += extra.savedBytes.none;
+      footprint.betweenBytes += extra.savedBytes.none;
+      footprint.logitsBytes += extra.logitsBytes;
+      footprint.logitsGradientBytes += extra.logitsGradientBytes;
+      footprint.workspaceBytes = Math.max(footprint.workspaceBytes, extra.workspaceBytes);
     }
-    return this.#models.memory.terms(
-      {
-        parameters: this.parameters(stage, start, end),
-        savedBytes,
-        inFlight,
-        recomputedBytes: end > start ? this.#recomputedBytes : 0,
-        logitsBytes,
-        workspaceBytes,
-      },
-      zero === 1 ? data : 1,
-    );
+    return footprint;
+  }
+
+  /** Memory of one device of the stage under 1F1B with one stage a rank, by term. */
+  memory(stage: number, start: number, end: number): MemoryEntry["terms"] {
+    const { pipeline, microBatches } = this.configuration;
+    const inFlight = inFlightMicroBatches(stage, pipeline, microBatches);
+    return this.terms(this.footprint(stage, start, end, inFlight));
+  }
+
+  /** Memory by term of a device that holds so much. */
+  terms(held: StageContents): MemoryEntry["terms"] {
+    const { data, zero } = this.configuration;
+    return this.#models.memory.terms(held, zero === 1 ? data : 1);
+  }
+
+  /** What the allocator reserves for a device's terms. */
+  reserved(terms: MemoryEntry["terms"]): number {
+    return this.#models.memory.reservedBytes(terms);
   }
 
   reservedBytes(stage: number, start: number, end: number): number {
@@ -212,7 +224,7 @@ export class StageCosts {
   } {
     const { pipeline } = this.configuration;
     const chain = this.#chain;
-    let seconds = 2 * (pipeline - 1) * this.#transferSeconds;
+    let seconds = 2 * (pipeline - 1) * (this.#transferSeconds[0] ?? 0);
     let parameters = -(pipeline === 1 ? this.#tiedParameters : 0);
     let largestLayerSeconds = 0;
     const { recompute } = this.configuration;
@@ -244,7 +256,7 @@ export class StageCosts {
     return {
       seconds,
       largestLayerSeconds,
-      leastOptimizerSeconds: this.#optimizer(parameters / pipeline),
+      leastOptimizerSeconds: this.update.optimizer(parameters / pipeline),
       leastStageBytes: this.#models.memory.allocatedBytes(share),
     };
   }
@@ -254,15 +266,14 @@ export class StageCosts {
   }
 
   #ends(stage: number): LayerCost[] {
-    const { pipeline } = this.configuration;
     const embedding = stage === 0 ? this.#chain.embedding : [];
-    return stage === pipeline - 1 ? [...embedding, ...this.#chain.head] : embedding;
+    return stage === this.layout.rankOfStage.length - 1 ? [...embedding, ...this.#chain.head] : embedding;
   }
 
   /** What embedding and head add to a stage; middle stages share one empty answer. */
   #endSeconds(stage: number): EndSeconds {
-    const { pipeline } = this.configuration;
-    const place = stage === 0 ? 0 : stage === pipeline - 1 ? 2 : 1;
+    const last = this.layout.rankOfStage.length - 1;
+    const place = stage === 0 ? 0 : stage === last ? 2 : 1;
     const known = this.#endCache[place];
     if (known) return known;
     const sum: EndSeconds = {
@@ -280,97 +291,13 @@ export class StageCosts {
       sum.communication += extra.forwardCommunicationSeconds + extra.backwardCommunicationSeconds;
       sum.weights += extra.weightGradientSeconds;
     }
-    if (pipeline > 1 && place !== 1) sum.weights += this.#tiedSeconds;
+    if (last > 0 && place !== 1) sum.weights += this.#tiedSeconds;
     sum.pass = sum.forward + sum.backward;
     this.#endCache[place] = sum;
     return sum;
   }
 
   #transfers(stage: number): number {
-    const { pipeline } = this.configuration;
-    return ((stage < pipeline - 1 ? 1 : 0) + (stage > 0 ? 1 : 0)) * this.#transferSeconds;
+    return (this.#transferSeconds[stage] ?? 0) + (this.#transferSeconds[stage - 1] ?? 0);
   }
-
-  /** Synchronisation (before any overlap) and optimizer for so many parameters; equal stages ask often. */
-  #ofParameters(parameters: number): { synchronisation: number; optimizer: number } {
-    let known = this.#parameterCache.get(parameters);
-    if (!known) {
-      known = {
-        synchronisation: this.#synchronisation(parameters),
-        optimizer: this.#optimizer(parameters),
-      };
-      this.#parameterCache.set(parameters, known);
-    }
-    return known;
-  }
-
-  /** Seconds of the reduction over data-parallel ranks. */
-  #synchronisation(parameters: number): number {
-    const { data, tensor, zero } = this.configuration;
-    if (data === 1) return 0;
-    const { communication, job } = this.#models;
-    const state = stateBytes(job);
-    const group = { size: data, stride: tensor };
-    if (zero === 0) return communication.collectiveSeconds("allReduce", parameters * state.gradient, group);
-    return (
-      communication.collectiveSeconds("reduceScatter", parameters * state.gradient, group) +
-      communication.collectiveSeconds("allGather", parameters * state.parameter, group)
-    );
-  }
-
-  /**
-   * What stays visible of the reduction. Buckets are sent during the backward pass of the last micro-batch;
-   * what does not fit into it, and the share that never overlaps, is exposed.
-   */
-  #exposed(seconds: number, backwardSeconds: number): number {
-    const share = this.#models.cluster.overlap.gradientReduction.value;
-    const hidden = Math.min(seconds * share, backwardSeconds);
-    return seconds - hidden;
-  }
-
-  /** The update reads and writes every state once: it is bound by memory bandwidth. */
-  #optimizer(parameters: number): number {
-    const { data, zero } = this.configuration;
-    const state = stateBytes(this.#models.job);
-    const bytes = parameters * (state.gradient + state.parameter + 2 * state.optimizer);
-    const { compute, job } = this.#models;
-    const work = {
-      kind: "optimizer",
-      name: job.optimizer,
-      dtype: job.dtypes.optimizer,
-      flops: 0,
-      bytes: bytes / (zero === 1 ? data : 1),
-    } as const;
-    return compute.callSeconds(work, "forward") ?? compute.seconds(work);
-  }
-}
-
-/** The models that price a stage. */
-export interface CostModels {
-  cluster: Cluster;
-  job: Job;
-  compute: ComputeModel;
-  communication: CommunicationModel;
-  memory: MemoryModel;
-}
-
-function prefixSums(blocks: readonly LayerCost[], recompute: Recompute) {
-  const sums = Object.fromEntries(
-    fields.map((field) => [field, new Float64Array(blocks.length + 1)]),
-  ) as Record<(typeof fields)[number], Float64Array>;
-  blocks.forEach((block, i) => {
-    const values = {
-      forward: block.forwardSeconds + block.forwardCommunicationSeconds,
-      backward: block.backwardSeconds + block.backwardCommunicationSeconds,
-      backwardWeight: block.backwardWeightSeconds,
-      communication: block.forwardCommunicationSeconds + block.backwardCommunicationSeconds,
-      recompute: block.recomputeSeconds[recompute],
-      recomputeCommunication: block.recomputeCommunicationSeconds[recompute],
-      parameters: block.parameters,
-      saved: block.savedBytes[recompute],
-      weights: block.weightGradientSeconds,
-    };
-    for (const field of fields) sums[field][i + 1] = sums[field][i]! + values[field];
-  });
-  return sums;
 }
