@@ -5,6 +5,7 @@ import {
   formatPercent,
   formatSeconds,
   plural,
+  renderSimulation,
   renderTimeline,
   scheduleTitle,
   traceOf,
@@ -31,12 +32,12 @@ export function simulateCommand(): Command {
     "mpopt simulate --plan plan.json --trace trace.json\n" +
       "  $ mpopt simulate --schedule zbv --ranks 4 --micro-batches 8 --times 1,1,1",
     async (context, _args, options) => {
-      const given = options as SimulateInputs & { trace?: string; csv?: string };
-      const { trace, csv } = given;
-      const detailed = trace !== undefined;
+      const given = options as SimulateInputs & { trace?: string; report?: string; csv?: string };
+      const { trace, report, csv } = given;
+      const detailed = trace !== undefined || report !== undefined;
       const played = await play(given, context, {
         events: detailed || !context.json,
-        transfers: detailed,
+        transfers: trace !== undefined,
         memoryCurve: detailed,
       });
       const { table } = played.step;
@@ -46,11 +47,18 @@ export function simulateCommand(): Command {
         writeFileAtomic(trace, `${JSON.stringify(traceOf(title, played.step))}\n`);
         context.note(`Wrote ${trace}; open it in Perfetto or chrome://tracing.`);
       }
+      if (report !== undefined) {
+        writeFileAtomic(report, renderSimulation(played.step, played.plan));
+        context.note(`Wrote ${report}.`);
+      }
       if (rows !== undefined) {
         writeFileAtomic(csv!, rows);
         context.note(`Wrote ${csv}; torch.distributed.pipelining and torchtitan read it.`);
       }
-      context.result({ ...resultOf(played), ...(trace ? { trace } : {}), ...(csv ? { csv } : {}) });
+      const files = Object.fromEntries(
+        Object.entries({ trace, report, csv }).filter(([, path]) => path !== undefined),
+      );
+      context.result({ ...resultOf(played), ...files });
       if (!context.json) print(context, played);
     },
   )
@@ -76,6 +84,7 @@ export function simulateCommand(): Command {
     .option("--in-flight <n>", "searched: most stage activations that a rank may hold", positiveInteger)
     .option("--time-limit <s>", "searched: wall-clock seconds (default: 10)", positiveNumber)
     .option("--trace <file>", "write the timeline as a trace for Perfetto")
+    .option("--report <file>", "write timeline, waits and memory as one HTML page that needs no network")
     .option("-o, --csv <file>", "write the action table as CSV for torch.distributed.pipelining");
 }
 

@@ -3,8 +3,6 @@ import { MpoptError, type Plan, readDocument, readText } from "../contracts/inde
 import {
   boundariesOf,
   canonicalScheduleName,
-  compileSchedule,
-  memoryOfPlan,
   readScheduleCsv,
   type ScheduleSearch,
   type ScheduleTable,
@@ -12,15 +10,19 @@ import {
   type StepSimulation,
   scheduleByName,
   scheduleNames,
-  scheduleOfPlan,
   scheduleShape,
-  searchSchedule,
   simulate,
   simulatePlan,
   stageLinks,
-  timesOfPlan,
 } from "../schedule/index.js";
-import type { Context } from "./context.js";
+import {
+  misfit,
+  ranksOf,
+  type SearchContext,
+  searchAlone,
+  searchForPlan,
+  wrongGroups,
+} from "./simulateSearch.js";
 
 /** Forward, backward-input and backward-weight of one micro-batch on one stage. */
 export type UnitTimes = readonly [number, number, number];
@@ -51,9 +53,6 @@ export interface Played {
   peakBytes: (number | null)[];
 }
 
-/** The search ends after this many wall-clock seconds unless told otherwise. */
-const defaultSearchSeconds = 10;
-
 /** Names that --schedule takes. */
 export const simulatedNames: readonly string[] = [...scheduleNames, "searched"];
 
@@ -77,7 +76,7 @@ export function parseTimes(text: string): UnitTimes[] {
  */
 export async function play(
   given: SimulateInputs,
-  context: Pick<Context, "seed" | "signal" | "progress">,
+  context: SearchContext,
   options: Pick<SimulateOptions, "events" | "transfers" | "memoryCurve">,
 ): Promise<Played> {
   const found = requireConsistent(given);
@@ -144,7 +143,7 @@ function requireName(name: string): void {
 
 async function playPlan(
   given: SimulateInputs,
-  context: Pick<Context, "seed" | "signal" | "progress">,
+  context: SearchContext,
   options: Pick<SimulateOptions, "events" | "transfers" | "memoryCurve">,
 ): Promise<Played> {
   const plan = readDocument("plan", given.plan!);
@@ -171,8 +170,6 @@ function readActions(path: string): ScheduleTable {
   return readScheduleCsv(readText(path), path);
 }
 
-const ranksOf = (plan: Plan) => 1 + plan.stages.reduce((most, { rank }) => Math.max(most, rank), 0);
-
 /** The named schedule with as many stages a rank as the plan has. */
 function namedForPlan(plan: Plan, name: string, groupSize: number | undefined): ScheduleTable {
   const ranks = ranksOf(plan);
@@ -197,13 +194,6 @@ function namedForPlan(plan: Plan, name: string, groupSize: number | undefined): 
   }
 }
 
-function misfit(plan: Plan, expected: string): MpoptError {
-  return new MpoptError(
-    "E_USAGE",
-    `Expected a plan with ${expected} but found ${plan.stages.length} stages on ${ranksOf(plan)} ranks.`,
-  );
-}
-
 /** A schedule can move no stage to another rank: its memory and its links would be others. */
 function requirePlacement(plan: Plan, table: ScheduleTable): void {
   const held = new Set(table.layersOf ?? Array.from({ length: table.stages }, (_, s) => s)).size;
@@ -226,64 +216,9 @@ function requirePlacement(plan: Plan, table: ScheduleTable): void {
   }
 }
 
-/** Searches a schedule for the plan's stages in what the ranks' memory limits leave for activations. */
-async function searchForPlan(
-  plan: Plan,
-  given: SimulateInputs,
-  context: Pick<Context, "seed" | "signal" | "progress">,
-): Promise<ScheduleSearch> {
-  const { table, peakMicroBatches } = compileSchedule(scheduleOfPlan(plan));
-  if (table.layersOf) throw misfit(plan, "every layer on one rank for a search");
-  const times = timesOfPlan(plan);
-  const memory = memoryOfPlan(plan, table, peakMicroBatches);
-  const { rank } = stageLinks(table);
-  const room = memory && table.ranks.map(() => 0);
-  for (const { pipelineRank: r, limitBytes } of memory ? plan.estimate.memory : []) {
-    const held = memory!.stages.filter((_, s) => rank[s] === r);
-    const fixed = held.reduce(
-      (sum, each) => sum + each.parameterBytes + (each.gradientBytes ?? 0) + (each.optimizerBytes ?? 0),
-      0,
-    );
-    const workspace = Math.max(0, ...held.map((each) => each.forwardWorkspaceBytes ?? 0));
-    const { contextBytes = 0, fragmentation = 1 } = memory!;
-    room![r] = Math.max(0, (limitBytes - contextBytes) / fragmentation - fixed - workspace);
-  }
-  const stages = Array.from(rank, (r, s) => {
-    const activationBytes = memory?.stages[s]?.activationBytes ?? 0;
-    return {
-      rank: r,
-      forwardSeconds: times.forwardSeconds[s]!,
-      backwardInputSeconds: times.backwardInputSeconds[s]!,
-      backwardWeightSeconds: times.backwardWeightSeconds[s]!,
-      activationBytes,
-      // The plan does not say what the weight half alone needs, so that it keeps all.
-      weightGradientBytes: activationBytes,
-    };
-  });
-  return runSearch(
-    {
-      stages,
-      ranks: table.ranks.length,
-      microBatches: table.microBatches,
-      splitBackward: times.backwardWeightSeconds.some((seconds) => seconds > 0),
-      ...(room ? { memoryLimitBytes: room } : {}),
-    },
-    given,
-    context,
-  );
-}
-
-function runSearch(
-  problem: Parameters<typeof searchSchedule>[0],
-  { timeLimit = defaultSearchSeconds }: SimulateInputs,
-  { seed, signal, progress }: Pick<Context, "seed" | "signal" | "progress">,
-): Promise<ScheduleSearch> {
-  return searchSchedule(problem, { seed, signal, onProgress: progress, seconds: timeLimit });
-}
-
 async function playAlone(
   given: SimulateInputs,
-  context: Pick<Context, "seed" | "signal" | "progress">,
+  context: SearchContext,
   options: Pick<SimulateOptions, "events" | "transfers">,
 ): Promise<Played> {
   const { schedule, actions, transfer = 0, times = [[1, 1, 1]] } = given;
@@ -318,47 +253,4 @@ async function playAlone(
     peakBytes: pipeline.ranks.map(() => null),
     ...(search ? { search } : {}),
   };
-}
-
-function wrongGroups(found: number, stages: number): MpoptError {
-  return new MpoptError(
-    "E_USAGE",
-    `Expected one group of times, or ${stages}, one a stage, for --times but found ${found}.`,
-  );
-}
-
-async function searchAlone(
-  given: SimulateInputs,
-  context: Pick<Context, "seed" | "signal" | "progress">,
-): Promise<ScheduleSearch> {
-  const { ranks, microBatches, chunks = 1, placement = "loop", inFlight } = given;
-  const { transfer = 0, times = [[1, 1, 1]] } = given;
-  const count = ranks! * chunks;
-  if (times.length !== 1 && times.length !== count) throw wrongGroups(times.length, count);
-  const stages = Array.from({ length: count }, (_, s) => {
-    const [forwardSeconds, backwardInputSeconds, backwardWeightSeconds] = times[times.length === 1 ? 0 : s]!;
-    const turn = Math.floor(s / ranks!);
-    const rank = placement === "v" && turn % 2 === 1 ? ranks! - 1 - (s % ranks!) : s % ranks!;
-    // Micro-batches count as in flight until their weight half, as everywhere here.
-    return {
-      rank,
-      forwardSeconds,
-      backwardInputSeconds,
-      backwardWeightSeconds,
-      activationBytes: 1,
-      weightGradientBytes: 1,
-    };
-  });
-  return runSearch(
-    {
-      stages,
-      ranks: ranks!,
-      microBatches: microBatches!,
-      splitBackward: stages.some(({ backwardWeightSeconds }) => backwardWeightSeconds > 0),
-      transferSeconds: new Array<number>(count - 1).fill(transfer),
-      ...(inFlight === undefined ? {} : { memoryLimitBytes: new Array<number>(ranks!).fill(inFlight) }),
-    },
-    given,
-    context,
-  );
 }

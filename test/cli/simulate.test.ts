@@ -200,6 +200,17 @@ describe("mpopt simulate and action tables", () => {
     expect(result.stepSeconds).toBe(1 + 2 + 1 + 2 + 2 + 2);
   });
 
+  it("writes the timeline as a page of its own", async () => {
+    const path = join(captured.folder, "zbv.html");
+    const result = await simulated(`--schedule zbv --ranks 3 --micro-batches 6 --report ${path}`);
+    expect(result).toMatchObject({ report: path });
+    const page = readFileSync(path, "utf8");
+    for (const id of ["timeline", "waits"]) expect(page).toContain(`<section id="${id}"`);
+    expect(page).not.toContain('<section id="memory-time"');
+    expect(page).toContain("<h1>ZB-V</h1>");
+    expect(page).not.toMatch(/https?:|NaN|undefined</);
+  });
+
   it("names the cell of a broken table, and writes nothing for a schedule that no CSV can hold", async () => {
     const path = join(captured.folder, "broken.csv");
     writeFileSync(path, "0F0,0B0\n1F0,1X0\n");

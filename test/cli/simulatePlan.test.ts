@@ -137,7 +137,11 @@ describe("mpopt simulate --plan --schedule", () => {
 
   it("traces what it played, memory and transfers included", async () => {
     const path = join(captured.folder, "trace.json");
-    const result = await run(plan, "--schedule", "zb-h1", "--trace", path);
+    const report = join(captured.folder, "report.html");
+    const result = await run(plan, "--schedule", "zb-h1", "--trace", path, "--report", report);
+    const page = readFileSync(report, "utf8");
+    expect(page).toContain(`<h1>ZB-H1 <span>for ${plan.name}</span></h1>`);
+    expect(page.match(/class="limit-line"/g)).toHaveLength(4);
     expect(result.trace).toBe(path);
     const { traceEvents, otherData } = JSON.parse(readFileSync(path, "utf8"));
     expect(otherData).toEqual({ title: plan.name, schedule: "zb-h1" });

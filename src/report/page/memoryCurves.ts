@@ -1,4 +1,3 @@
-import type { Plan } from "../../contracts/index.js";
 import type { MemoryCurve, RankMemory, SimulatedMemoryTerm, StepSimulation } from "../../schedule/index.js";
 import { formatBytes, formatGib, formatSeconds, plural } from "../format.js";
 import { html, json, type Markup, raw } from "./markup.js";
@@ -20,12 +19,17 @@ const bands: readonly { term: SimulatedMemoryTerm; color: string; label: string 
   { term: "workspace", color: "memory-workspace", label: "Workspace and logits" },
 ];
 
-/** Memory of every rank over the step, with its limit and its peak; nothing where it was not simulated. */
-export function memoryCurveSection(plan: Plan, step: StepSimulation): Markup | undefined {
+/**
+ * Memory of every rank over the step, with its limit and its peak; nothing where it was not simulated.
+ * @param limits bytes, one entry a rank; undefined where it is not known.
+ */
+export function memoryCurveSection(
+  step: StepSimulation,
+  limits: readonly (number | undefined)[],
+): Markup | undefined {
   const { ranks } = step.pipeline;
   if (!ranks.every(({ memory }) => memory?.curve) || !(step.stepSeconds > 0)) return undefined;
-  const entryOf = new Map(plan.estimate.memory.map((entry) => [entry.pipelineRank, entry]));
-  const limitOf = (rank: number) => entryOf.get(rank)?.limitBytes ?? 0;
+  const limitOf = (rank: number) => limits[rank] ?? 0;
   const memories = ranks.map(({ memory }) => memory!);
   const shown = chooseRanks(memories.map(({ peakAllocatedBytes: peak }, r) => peak / (limitOf(r) || 1)));
   const top = 1.04 * Math.max(1, ...shown.map((r) => Math.max(limitOf(r), memories[r]!.peakAllocatedBytes)));

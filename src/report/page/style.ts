@@ -85,7 +85,7 @@ svg{display:block}
 .limit{fill:var(--bad)}
 .reserved{fill:var(--muted);opacity:.38}
 .wide{width:56%}
-#waits .wide{width:46%}
+#waits .wide{width:46%;min-width:150px}
 #waits .sentence{white-space:nowrap}
 ${termRules}
 .timeline{display:grid;grid-template-columns:auto minmax(0,1fr) auto}
