@@ -1,6 +1,6 @@
 """
-Train a model under an mpopt plan. Needs PyTorch and plan_schedule.py beside this file, nothing else: PyTorch >= 2.4
-for one stage a rank under 1F1B or GPipe, >= 2.13 for other schedules.
+Train a model under an mpopt plan. Needs PyTorch and plan_schedule.py beside this file, nothing else: PyTorch >=
+2.4 for one stage a rank under 1F1B or GPipe; other schedules are tested with 2.13, which split backwards need.
 
     planned = Planned.from_file("plan.json")
     planned.setup(model, loss_fn, optimizer=lambda named: torch.optim.AdamW(named.values(), lr=3e-4))

@@ -1,10 +1,10 @@
 """
 The pipeline schedule of an mpopt plan, run by torch.distributed.pipelining: a part of apply_plan.py.
 
-Plain 1F1B and GPipe of one stage a rank run in PyTorch's classes. Every other schedule is a table of actions, one row
-a pipeline rank (`0F3`: forward of stage 0, micro-batch 3; B backward, I its input half, W its weight half), which
-PyTorch's runtime executes in that order. The table comes from the plan's `schedule.actions`, from $MPOPT_SCHEDULE or
-from `schedule.csv` beside the plan, which mpopt writes.
+Plain 1F1B and GPipe of one stage a rank run in PyTorch's classes. Every other schedule is a table of actions, one
+row a pipeline rank (`0F3`: forward of stage 0, micro-batch 3; B backward, I its input half, W its weight half),
+which PyTorch's runtime executes in that order. The table comes from the plan's `schedule.actions`, from
+$MPOPT_SCHEDULE or from `schedule.csv` beside the plan, which mpopt writes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ CLASSES = {
     "zbv": "ZBVZeroBubble",
     "dualpipev": "DualPipeV",
 }
+SPLIT_BACKWARDS = ("interleaved-zb", "zbv", "dualpipev")
+# Before, weight halves took wrong gradients of chunked outputs and of parameters used twice, without a word
+# (pytorch/pytorch issues 170277 and 180952).
+SPLIT_BACKWARD_SINCE = (2, 13)
 COMPUTE = re.compile(r"(\d+)([FBIW])(\d+)")
 OTHER = re.compile(r"(\d+)(SEND_F|RECV_F|SEND_B|RECV_B)(\d+)|(\d+)(UNSHARD|RESHARD|REDUCE_GRAD)")
 
@@ -91,10 +95,11 @@ def check_table(table: str, plan: dict) -> str:
                 compute = COMPUTE.fullmatch(action)
                 other = None if compute else OTHER.fullmatch(action)
                 if not compute and (pair or not other):
-                    raise PlanError(f"Expected an action such as 0F3 in row {rank + 1} of the schedule but found {cell}.")
+                    place = f"row {rank + 1} of the schedule"
+                    raise PlanError(f"Expected an action such as 0F3 in {place} but found {cell}.")
                 stage = int(compute[1] if compute else other[1] or other[4])
                 if stage >= len(plan["stages"]) or plan["stages"][stage]["rank"] != rank:
-                    raise PlanError(f"Expected only the plan's stages of rank {rank} in its row but found {action}.")
+                    raise PlanError(f"Expected the plan's stages of rank {rank} in its row but found {action}.")
                 if compute:
                     counts[stage, compute[2], int(compute[3])] += 1
                 else:
@@ -106,8 +111,8 @@ def check_table(table: str, plan: dict) -> str:
             found = {kind: counts[stage, kind, batch] for kind in "FBIW"}
             if found not in (whole, halves):
                 raise PlanError(
-                    f"Expected one forward and one backward of stage {stage} and micro-batch {batch} in the schedule "
-                    f"but found {found}."
+                    f"Expected one forward and one backward of stage {stage} and micro-batch {batch} in the "
+                    f"schedule but found {found}."
                 )
     if sum(counts.values()) != sum(count for key, count in counts.items() if key[2] < micro_batches):
         raise PlanError(f"Expected {micro_batches} micro-batches in the schedule but found more.")
@@ -142,8 +147,8 @@ class StageModule(nn.Module):
 class PlannedStage(PipelineStage):
     """A stage that hands on weight gradients as soon as a weight half has made them."""
 
-    def __init__(self, stage: StageModule, count: int, device: torch.device, group: Any, collect: Callable, **examples):
-        super().__init__(stage, stage.index, count, device, group=group, **examples)
+    def __init__(self, stage: StageModule, collect: Callable[[nn.Module], None], **options: Any):
+        super().__init__(stage, stage.index, **options)
         self.collect = collect
 
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
@@ -168,11 +173,20 @@ def stage_examples(stage: StageModule, plan: dict, device: torch.device) -> dict
 # The schedule
 
 
+def check_version(table: str | None, name: str) -> None:
+    """Refuses split backwards on a PyTorch that computes them wrongly."""
+    split = re.search(r"\d[IW]\d", table) if table else name in SPLIT_BACKWARDS
+    found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if split and found < SPLIT_BACKWARD_SINCE:
+        wanted = ".".join(map(str, SPLIT_BACKWARD_SINCE))
+        raise PlanError(f"Expected PyTorch {wanted} or newer for the schedule {name} but found {torch.__version__}.")
+
+
 def load_table(stages: list[PlannedStage], table: str, form: str, options: dict) -> Any:
     """PyTorch's runtime with a table of actions. It reads files only."""
     runtime = getattr(schedules, "_PipelineScheduleRuntime", None)
     if runtime is None:
-        raise PlanError(f"Expected a PyTorch that runs schedule tables (2.6 or newer) but found {torch.__version__}.")
+        raise PlanError(f"Expected a PyTorch that runs schedule tables but found {torch.__version__}.")
     schedule = runtime(stages, **options)
     handle, path = tempfile.mkstemp(suffix=".csv")
     try:
@@ -187,6 +201,7 @@ def load_table(stages: list[PlannedStage], table: str, form: str, options: dict)
 def build_schedule(stages: list[PlannedStage], plan: dict, table: str | None) -> Any:
     """PyTorch's schedule object for this rank's stages."""
     name = plan["schedule"]["name"]
+    check_version(table, name)
     options = {"n_microbatches": plan["schedule"]["microBatches"], "loss_fn": lambda loss, _targets: loss.sum()}
     kind: Any = schedules.PipelineScheduleMulti
     if table is None and is_plain(plan):
@@ -236,16 +251,11 @@ def make_schedule(
 
         return accumulate
 
-    group = mesh.get_group("pipeline")
+    options = {"num_stages": len(plan["stages"]), "device": device, "group": mesh.get_group("pipeline")}
     wants_examples = inspect.signature(PipelineStage).parameters["input_args"].default is inspect.Parameter.empty
     stages = [
         PlannedStage(
-            module,
-            len(plan["stages"]),
-            device,
-            group,
-            collect,
-            **(stage_examples(module, plan, device) if wants_examples else {}),
+            module, collect, **options, **(stage_examples(module, plan, device) if wants_examples else {})
         )
         for module in modules
     ]

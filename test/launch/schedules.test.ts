@@ -267,13 +267,21 @@ describe.skipIf(!python?.torch)(
         [`${first},0SEND_F1\n${second}`, /^compute_comms$/],
       ];
       const script = [
-        "import json, sys",
+        "import json, sys, plan_schedule",
         "from plan_schedule import PlanError, check_table",
         "given = json.load(sys.stdin)",
         "def answer(table):",
         "    try: return check_table(table, given['plan'])",
         "    except PlanError as error: return str(error)",
-        "json.dump([answer(table) for table in given['tables']], sys.stdout)",
+        "answers = [answer(table) for table in given['tables']]",
+        "def versioned(version, *arguments):",
+        "    plan_schedule.torch.__version__ = version",
+        "    try: return plan_schedule.check_version(*arguments) or 'taken'",
+        "    except PlanError as error: return str(error)",
+        "for version in ('2.9.1+cu128', '2.13.0'):",
+        "    answers += [versioned(version, given['tables'][0], 'zb-h1'), versioned(version, None, 'zbv')]",
+        "    answers += [versioned(version, '0F0,0B0', 'searched'), versioned(version, None, 'interleaved')]",
+        "json.dump(answers, sys.stdout)",
       ].join("\n");
       const { stdout, stderr } = spawnSync(python!.executable, ["-c", script], {
         input: JSON.stringify({ plan, tables: cases.map(([text]) => text) }),
@@ -286,6 +294,10 @@ describe.skipIf(!python?.torch)(
       cases.forEach(([, reason], i) => {
         expect(answers[i]).toMatch(reason);
       });
+      const [zeroBubble, zbv, ...others] = answers.slice(cases.length);
+      expect(zeroBubble).toMatch(/PyTorch 2.13 or newer for the schedule zb-h1 but found 2.9.1/);
+      expect(zbv).toMatch(/2.13 or newer for the schedule zbv/);
+      expect(others).toEqual(Array(6).fill("taken"));
     }, 110_000);
   },
 );
