@@ -20,6 +20,8 @@ const maximumRanks = 32;
  */
 export function renderTimeline(simulation: Simulation, width: number): string[] {
   const { ranks, stepSeconds } = simulation;
+  // Every action takes two columns or more.
+  if (ranks.length > maximumRanks || ranks.some(({ events }) => 2 * events.length > width)) return [];
   const drawn = ranks.map(({ events }) => sideBySide(events.filter(({ kind }) => letters[kind])));
   const labels = drawn.map((cells) => {
     const stages = [...new Set(cells.map(({ stage }) => stage))].sort((a, b) => a - b);
@@ -38,7 +40,7 @@ export function renderTimeline(simulation: Simulation, width: number): string[] 
   });
   const margin = `rank ${ranks.length - 1}  `.length;
   const columns = Math.round(stepSeconds * scale);
-  if (scale === 0 || ranks.length > maximumRanks || margin + columns > width) return [];
+  if (scale === 0 || margin + columns > width) return [];
   return drawn.map((cells, r) => {
     const line = new Array<string>(columns).fill("·");
     cells.forEach(({ startSeconds, endSeconds }, i) => {

@@ -136,7 +136,7 @@ section,.cards{border-radius:0;break-inside:avoid}
 section{border-width:1px 0 0;padding:14px 0;margin:10px 0 0}
 section.long{break-inside:auto}
 tr{break-inside:avoid}
-.scripted .controls.needs-script,.readout,.scripted #timeline-canvas{display:none}
+.scripted .needs-script.controls,.scripted .needs-script.readout,.scripted #timeline-canvas{display:none}
 figure{break-inside:avoid}
 .view{overflow:hidden}
 .view .strip{width:100%!important}
