@@ -30,8 +30,10 @@ const kinds = {
   "heavy first": { size: (r, s) => (0.95 + 0.1 * r()) * (s === 0 ? 1.6 : 1), stray: 0.1 },
 };
 
-/** Micro-batches that rank r of p may hold. */
+/** Micro-batches that rank r of p may hold: those of 1F1B, and the same on every rank. */
 const memories = { "p - r": (r, p) => p - r, p: (_r, p) => p, "2p": (_r, p) => 2 * p };
+/** So few that all ranks wait for memory, not for the busiest rank. */
+const tightMemories = { "p / 2": (_r, p) => Math.ceil(p / 2) };
 
 function problemOf({ ranks, microBatches, kind, split, memory, seed }) {
   const random = randomOf(seed * 7919 + ranks * 131 + microBatches);
@@ -54,7 +56,7 @@ function problemOf({ ranks, microBatches, kind, split, memory, seed }) {
     microBatches,
     splitBackward: split,
     transferSeconds: new Array(ranks - 1).fill(0.0005),
-    memoryLimitBytes: stages.map(({ rank }) => memories[memory](rank, ranks)),
+    memoryLimitBytes: stages.map(({ rank }) => (memories[memory] ?? tightMemories[memory])(rank, ranks)),
   };
 }
 
@@ -81,64 +83,76 @@ function bestNamed({ stages, splitBackward, transferSeconds, memoryLimitBytes, .
   return best;
 }
 
-const rows = [];
-const all = [];
-for (const ranks of [2, 3, 4, 6, 8, 12, 16]) {
-  for (const rounds of [1, 2, 4]) {
-    for (const split of [false, true]) {
-      for (const memory of Object.keys(memories)) {
-        for (const kind of Object.keys(kinds)) {
-          const cell = { ranks, microBatches: rounds * ranks, split, memory, kind };
-          const seen = [];
-          for (let seed = 1; seed <= Number(values.seeds); seed++) {
-            const problem = problemOf({ ...cell, seed });
-            const found = await searchSchedule(problem);
-            const named = bestNamed(problem);
-            const ratio = found.stepSeconds / named.seconds;
-            seen.push({ ...found, ratio, named: named.name });
+/** All cells of the grid with these memories: a row each, and their summary. */
+async function run(limits, seeds) {
+  const rows = [];
+  const all = [];
+  for (const ranks of [2, 3, 4, 6, 8, 12, 16]) {
+    for (const rounds of [1, 2, 4]) {
+      const first = all.length;
+      for (const split of [false, true]) {
+        for (const memory of Object.keys(limits)) {
+          for (const kind of Object.keys(kinds)) {
+            const cell = { ranks, microBatches: rounds * ranks, split, memory, kind };
+            const seen = [];
+            for (let seed = 1; seed <= seeds; seed++) {
+              const problem = problemOf({ ...cell, seed });
+              const found = await searchSchedule(problem);
+              const named = bestNamed(problem);
+              seen.push({ ...found, ratio: found.stepSeconds / named.seconds, named: named.name });
+            }
+            all.push(...seen);
+            const most = (of) => Math.max(...seen.map(of));
+            rows.push({
+              ...cell,
+              optimal: seen.filter(({ status }) => status === "optimal").length,
+              worstGap: most(({ gap }) => gap),
+              leastTimeToNamed: Math.min(...seen.map(({ ratio }) => ratio)),
+              mostTimeToNamed: most(({ ratio }) => ratio),
+              bestNamed: [...new Set(seen.map(({ named }) => named))].join(", "),
+              mostCpuSeconds: most(({ cpuSeconds }) => cpuSeconds),
+            });
           }
-          all.push(...seen);
-          const most = (of) => Math.max(...seen.map(of));
-          rows.push({
-            ...cell,
-            optimal: seen.filter(({ status }) => status === "optimal").length,
-            worstGap: most(({ gap }) => gap),
-            leastTimeToNamed: Math.min(...seen.map(({ ratio }) => ratio)),
-            mostTimeToNamed: most(({ ratio }) => ratio),
-            bestNamed: [...new Set(seen.map(({ named }) => named))],
-            mostCpuSeconds: most(({ cpuSeconds }) => cpuSeconds),
-          });
         }
       }
+      const { worstGap, mostCpuSeconds } = summaryOf(all.slice(first));
+      const gap = `gap at most ${(100 * worstGap).toFixed(3)} %`;
+      console.log(`p ${ranks}, m ${rounds * ranks}: ${gap}, at most ${mostCpuSeconds.toFixed(2)} CPU s`);
     }
-    const last = rows.filter((row) => row.ranks === ranks && row.microBatches === rounds * ranks);
-    const worst = Math.max(...last.map(({ worstGap }) => worstGap));
-    const seconds = Math.max(...last.map(({ mostCpuSeconds }) => mostCpuSeconds));
-    console.log(
-      `p ${ranks}, m ${rounds * ranks}: gap at most ${(100 * worst).toFixed(3)} %, ${seconds.toFixed(2)} CPU s at most`,
-    );
   }
+  return { summary: summaryOf(all), rows };
 }
-const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
-const summary = {
-  problems: all.length,
-  optimal: all.filter(({ status }) => status === "optimal").length,
-  worstGap: Math.max(...all.map(({ gap }) => gap)),
-  gapOver2Percent: all.filter(({ gap }) => gap > 0.02).length,
-  slowerThanNamed: all.filter(({ ratio }) => ratio > 1 + 1e-9).length,
-  fasterThanNamedBy1Percent: all.filter(({ ratio }) => ratio < 0.99).length,
-  meanTimeToNamed: mean(all.map(({ ratio }) => ratio)),
-  leastTimeToNamed: Math.min(...all.map(({ ratio }) => ratio)),
-  meanCpuSeconds: mean(all.map(({ cpuSeconds }) => cpuSeconds)),
-  mostCpuSeconds: Math.max(...all.map(({ cpuSeconds }) => cpuSeconds)),
-};
-console.log(summary);
+
+function summaryOf(all) {
+  const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
+  // Where no named schedule fits the memory there is nothing to compare.
+  const ratios = all.map(({ ratio }) => ratio).filter((ratio) => ratio > 0);
+  return {
+    problems: all.length,
+    optimal: all.filter(({ status }) => status === "optimal").length,
+    worstGap: Math.max(...all.map(({ gap }) => gap)),
+    meanGap: mean(all.map(({ gap }) => gap)),
+    gapOver2Percent: all.filter(({ gap }) => gap > 0.02).length,
+    withNamed: ratios.length,
+    slowerThanNamed: ratios.filter((ratio) => ratio > 1 + 1e-9).length,
+    fasterThanNamedBy1Percent: ratios.filter((ratio) => ratio < 0.99).length,
+    meanTimeToNamed: ratios.length ? mean(ratios) : null,
+    leastTimeToNamed: ratios.length ? Math.min(...ratios) : null,
+    meanCpuSeconds: mean(all.map(({ cpuSeconds }) => cpuSeconds)),
+    mostCpuSeconds: Math.max(...all.map(({ cpuSeconds }) => cpuSeconds)),
+  };
+}
+
+const grid = await run(memories, Number(values.seeds));
+console.log(grid.summary);
+const tight = await run(tightMemories, 1);
+console.log(tight.summary);
 const document = {
   date: new Date().toISOString().slice(0, 10),
   machine: { cpu: cpus()[0].model, cores: cpus().length, memoryBytes: totalmem() },
   versions: { node: process.version },
-  note: "Default options: the search ends at a gap of 0.1 % or at its work limit. One stage a rank; a row holds all seeds.",
-  summary,
-  rows,
+  note: "Default options: the search ends at a gap of 0.1 % or at its work limit. One stage a rank; a row holds all seeds. With tight memory no named schedule fits, and other seeds and limits change the steps by 1 % at most, so that the gap is probably mostly the bound's; this is not proven.",
+  grid,
+  tight,
 };
 if (values.output) writeFileAtomic(values.output, serialize(document));
