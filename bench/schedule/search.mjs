@@ -151,7 +151,7 @@ const document = {
   date: new Date().toISOString().slice(0, 10),
   machine: { cpu: cpus()[0].model, cores: cpus().length, memoryBytes: totalmem() },
   versions: { node: process.version },
-  note: "Default options: the search ends at a gap of 0.1 % or at its work limit. One stage a rank; a row holds all seeds. With tight memory no named schedule fits, and other seeds and limits change the steps by 1 % at most, so that the gap is probably mostly the bound's; this is not proven.",
+  note: "Default options: the search ends at a gap of 0.1 % or at its work limit. One stage a rank; a row holds all seeds. With tight memory no named schedule fits, and other seeds and limits changed the steps of nine such problems by 1.3 % at most, so that the gap is probably mostly the bound's; this is not proven.",
   grid,
   tight,
 };
