@@ -109,12 +109,6 @@ const schedules = {
   "ZB-2p": { name: "zb-h2", chunks: () => 1, heldMicroBatches: (row) => 2 * row.pp, unsynchronised: true },
 };
 
-function spanOf({ events }) {
-  const starts = events.map((event) => event.startSeconds);
-  const ends = events.map((event) => event.endSeconds);
-  return Math.max(...ends) - Math.min(...starts);
-}
-
 /** Seconds of a step and GiB of the fullest device, without the driver's context, as PyTorch counts. */
 function predictRow(library, row, costs) {
   const { name, chunks, heldMicroBatches, unsynchronised } = schedules[row.schedule];
@@ -126,9 +120,8 @@ function predictRow(library, row, costs) {
     backwardInputSeconds: stages.map((stage) => stage.input),
     backwardWeightSeconds: stages.map((stage) => stage.weight),
   };
-  const compiled = library.compileSchedule(table);
-  const { stepSeconds, ranks } = library.simulate(compiled, times, { events: unsynchronised === true });
-  const pipeline = unsynchronised ? Math.max(...ranks.map(spanOf)) : stepSeconds;
+  const { stepSeconds, spanSeconds } = library.simulate(library.compileSchedule(table), times);
+  const pipeline = unsynchronised ? spanSeconds : stepSeconds;
   const held = table.ranks.map((actions) => peakBytes(actions, stages));
   let update = 0;
   let bytes = 0;

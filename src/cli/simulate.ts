@@ -105,6 +105,8 @@ function resultOf({ step, search, plan, peakBytes }: Played): object {
     pipelineSeconds: pipeline.stepSeconds,
     ...(plan ? { estimatedStepSeconds: plan.estimate.stepSeconds } : {}),
     bubbleRatio: pipeline.bubbleRatio,
+    spanSeconds: pipeline.spanSeconds,
+    spanBubbleRatio: pipeline.spanBubbleRatio,
     ...(steadySecondsPerMicroBatch === undefined ? {} : { steadySecondsPerMicroBatch }),
     ...(search
       ? { status: search.status, bound: search.bound, gap: search.gap, searchSeconds: search.cpuSeconds }

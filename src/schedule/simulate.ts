@@ -51,6 +51,13 @@ export interface Simulation {
   stepSeconds: number;
   /** Idle share of all ranks' time, 0 to 1; (p - 1) / (m + p - 1) for equal stages under 1F1B and GPipe. */
   bubbleRatio: number;
+  /** Longest time from a rank's first compute action to its last one. */
+  spanSeconds: number;
+  /**
+   * Idle share of that span, 0 to 1: the bubble where a rank's optimizer waits for no other rank, so that steps
+   * follow each other at this pace (Qi et al., ICLR 2024, sections 2.3 and 4).
+   */
+  spanBubbleRatio: number;
   ranks: RankTimeline[];
   /** Transfers between ranks; empty unless asked for. */
   transfers: TransferEvent[];
@@ -113,10 +120,21 @@ export function simulate(
     events: [],
     collectives: [],
   }));
+  const firstStart = new Float64Array(ranks.length).fill(Number.POSITIVE_INFINITY);
+  const lastEnd = new Float64Array(ranks.length);
   for (let i = 0; i < compiled.length; i++) {
     if (kind[i]! > lastComputeKind || (i > 0 && partner[i] === i - 1)) continue;
-    ranks[rank[i]!]!.busySeconds += ends[i]! - starts[i]!;
+    const r = rank[i]!;
+    ranks[r]!.busySeconds += ends[i]! - starts[i]!;
+    if (starts[i]! < firstStart[r]!) firstStart[r] = starts[i]!;
+    if (ends[i]! > lastEnd[r]!) lastEnd[r] = ends[i]!;
   }
+  let spanSeconds = 0;
+  let busy = 0;
+  ranks.forEach(({ busySeconds }, r) => {
+    spanSeconds = Math.max(spanSeconds, lastEnd[r]! - firstStart[r]!);
+    busy += busySeconds;
+  });
   let idle = 0;
   const waits = waitsOf(compiled, flat, clock, stepSeconds);
   const memories = memory && memoryOf(compiled, clock, memory, memoryCurve);
@@ -131,6 +149,8 @@ export function simulate(
   return {
     stepSeconds,
     bubbleRatio: stepSeconds > 0 ? idle / (stepSeconds * ranks.length) : 0,
+    spanSeconds,
+    spanBubbleRatio: spanSeconds > 0 ? Math.max(0, 1 - busy / (spanSeconds * ranks.length)) : 0,
     ranks,
     transfers: transfers ? listTransfers(compiled, clock) : [],
     ...(compiled.table.weightVersions

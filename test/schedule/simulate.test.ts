@@ -7,6 +7,7 @@ import {
   gpipe,
   oneForwardOneBackward,
   type ScheduleTable,
+  scheduleByName,
   simulate,
 } from "../../src/schedule/index.js";
 import { reference } from "./reference.js";
@@ -231,3 +232,22 @@ function catchError(work: () => unknown): MpoptError {
   }
   throw new Error("nothing was thrown");
 }
+
+it.each([
+  ["zb-h2", 1, 0],
+  ["zbv", 2, 0],
+  ["zb-h1", 1, 3 / 27],
+  ["1f1b", 1, 9 / 33],
+])("tells a rank's own bubble from that of the step: %s", (name, chunks, ratio) => {
+  const table = scheduleByName(name, { ranks: 4, microBatches: 8 });
+  const each = new Array(4 * chunks).fill(1);
+  const { stepSeconds, bubbleRatio, spanSeconds, spanBubbleRatio } = simulate(table, {
+    forwardSeconds: each,
+    backwardInputSeconds: each,
+    backwardWeightSeconds: each,
+  });
+  const busy = 8 * 3 * chunks;
+  expect(spanBubbleRatio).toBeCloseTo(ratio, 12);
+  expect(spanSeconds).toBeCloseTo(busy / (1 - ratio), 9);
+  expect(bubbleRatio).toBeCloseTo(1 - busy / stepSeconds, 12);
+});
