@@ -1,5 +1,5 @@
 """
-Train a model under an mpopt plan. Needs PyTorch and plan_schedule.py beside this file, nothing else: PyTorch >=
+Train a model under an mpopt plan. Needs PyTorch and the files plan_*.py beside this one, nothing else: PyTorch >=
 2.4 for one stage a rank under 1F1B or GPipe; other schedules are tested with 2.13, which split backwards need.
 
     planned = Planned.from_file("plan.json")
@@ -39,9 +39,9 @@ from torch.distributed.tensor.parallel import (
     loss_parallel,
     parallelize_module,
 )
-from torch.utils.checkpoint import checkpoint
 
-from plan_schedule import DTYPES, PlanError, StageModule, find_table, make_schedule
+from plan_recompute import ATTENTION, DeferredWeights, recompute_deferred, recomputed
+from plan_schedule import DTYPES, PlanError, StageModule, find_table, make_schedule, splits_backwards
 
 try:
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -384,23 +384,22 @@ def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> boo
 # Recomputation
 
 
-def apply_recompute(model: nn.Module, stage: dict) -> None:
-    """Recomputes whole blocks (`full`) or their attention (`selective`) in the backward pass."""
+def apply_recompute(model: nn.Module, stage: dict, deferred: DeferredWeights | None = None) -> None:
+    """
+    Recomputes whole blocks (`full`) or their attention (`selective`) in the backward pass; with `deferred`, under
+    schedules that split it.
+    """
     for name in stage["modules"]:
         if stage["recompute"] == "none" or not name.rpartition(".")[2].isdigit():
             continue
         module = model.get_submodule(name)
         if stage["recompute"] == "selective":
             parts = {path.rpartition(".")[2]: part for path, part in module.named_modules()}
-            wanted = ("core_attention", "core_attn", "attn", "self_attn", "attention", "self_attention")
-            module = next((parts[part] for part in wanted if part in parts), None)
+            module = next((parts[part] for part in ATTENTION if part in parts), None)
             if module is None:
                 raise PlanError(f"Expected an attention module in {name} to recompute but found none.")
-        module.forward = recomputed(module.forward)
-
-
-def recomputed(forward: Callable) -> Callable:
-    return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        forward = module.forward
+        module.forward = recompute_deferred(module, forward, deferred) if deferred else recomputed(forward)
 
 
 # Data parallelism and the optimizer
@@ -654,13 +653,16 @@ class Planned:
         if meta:
             initialize(model)
         split_logits = apply_tensor_parallel(model, self.plan, self.mesh)
-        for stage in self.stages:
-            apply_recompute(model, stage)
+        split = splits_backwards(self.plan, self.table)
+        deferred = [DeferredWeights() if split else None for _ in self.stages]
+        for stage, weights in zip(self.stages, deferred):
+            apply_recompute(model, stage, weights)
         ties_between = tie_across_stages(model, names, self.mesh)
         self.data_parallel = apply_data_parallel(model, self.plan, self.mesh, optimizer, ties_between)
         count = len(self.plan["stages"])
         self.modules = [
-            StageModule(part, stage["index"], count, loss_fn) for part, stage in zip(parts, self.stages)
+            StageModule(part, stage["index"], count, loss_fn, weights)
+            for part, stage, weights in zip(parts, self.stages, deferred)
         ]
         self.schedule = make_schedule(
             self.modules, self.plan, self.mesh, self.device, self.table, self.data_parallel.collect

@@ -10,6 +10,7 @@ $MPOPT_SCHEDULE or from `schedule.csv` beside the plan, which mpopt writes.
 from __future__ import annotations
 
 import collections
+import contextlib
 import inspect
 import os
 import re
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, schedules
+
+from plan_recompute import DeferredWeights
 
 try:
     from torch.distributed.tensor import DTensor
@@ -56,6 +59,13 @@ def is_plain(plan: dict) -> bool:
     schedule, stages = plan["schedule"], plan["stages"]
     one_each = all(stage["rank"] == i for i, stage in enumerate(stages))
     return not schedule.get("actions") and one_each and schedule["name"] in ("1f1b", "gpipe")
+
+
+def splits_backwards(plan: dict, table: str | None) -> bool:
+    """Whether some backward passes run in two halves."""
+    if len(plan["stages"]) == 1:
+        return False
+    return bool(re.search(r"\d[IW]\d", table)) if table else plan["schedule"]["name"] in SPLIT_BACKWARDS
 
 
 def find_table(plan: dict, plan_path: str) -> str | None:
@@ -125,9 +135,11 @@ def check_table(table: str, plan: dict) -> str:
 class StageModule(nn.Module):
     """One stage as the schedules call it: hidden states in and out, and the loss from the last one."""
 
-    def __init__(self, model: nn.Module, index: int, count: int, loss_fn: Callable):
+    def __init__(
+        self, model: nn.Module, index: int, count: int, loss_fn: Callable, deferred: DeferredWeights | None
+    ):
         super().__init__()
-        self.model, self.loss_fn = model, loss_fn
+        self.model, self.loss_fn, self.deferred = model, loss_fn, deferred
         self.index, self.first, self.last = index, index == 0, index == count - 1
         self.embedded = "inputs_embeds" in inspect.signature(model.forward).parameters
 
@@ -145,16 +157,27 @@ class StageModule(nn.Module):
 
 
 class PlannedStage(PipelineStage):
-    """A stage that hands on weight gradients as soon as a weight half has made them."""
+    """A stage whose weight halves reach the optimizer, those of recomputed blocks among them."""
 
     def __init__(self, stage: StageModule, collect: Callable[[nn.Module], None], **options: Any):
         super().__init__(stage, stage.index, **options)
         self.collect = collect
 
-    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
-        # PyTorch assigns these gradients itself, so that no hook of the parameter sees them.
-        super().backward_weight_one_chunk(*args, **kwargs)
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, full_backward: bool = True, **kwargs: Any) -> None:
+        with self.pass_of("whole" if full_backward else "input", bwd_chunk_id):
+            super().backward_one_chunk(bwd_chunk_id, *args, full_backward=full_backward, **kwargs)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+        # PyTorch leaves the whole backward pass of the first stage to its weight half.
+        with self.pass_of("whole", bwd_chunk_id) if self.is_first else contextlib.nullcontext():
+            super().backward_weight_one_chunk(bwd_chunk_id, *args, **kwargs)
+        self.submod.deferred.run(bwd_chunk_id)
+        # These gradients are assigned, so that no hook of the parameter has seen them.
         self.collect(self.submod)
+
+    def pass_of(self, running: str, micro_batch: int) -> Any:
+        deferred = self.submod.deferred
+        return deferred.backward(running, micro_batch) if deferred else contextlib.nullcontext()
 
 
 def stage_examples(stage: StageModule, plan: dict, device: torch.device) -> dict:
@@ -173,11 +196,10 @@ def stage_examples(stage: StageModule, plan: dict, device: torch.device) -> dict
 # The schedule
 
 
-def check_version(table: str | None, name: str) -> None:
+def check_version(name: str) -> None:
     """Refuses split backwards on a PyTorch that computes them wrongly."""
-    split = re.search(r"\d[IW]\d", table) if table else name in SPLIT_BACKWARDS
     found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if split and found < SPLIT_BACKWARD_SINCE:
+    if found < SPLIT_BACKWARD_SINCE:
         wanted = ".".join(map(str, SPLIT_BACKWARD_SINCE))
         raise PlanError(f"Expected PyTorch {wanted} or newer for the schedule {name} but found {torch.__version__}.")
 
@@ -201,7 +223,8 @@ def load_table(stages: list[PlannedStage], table: str, form: str, options: dict)
 def build_schedule(stages: list[PlannedStage], plan: dict, table: str | None) -> Any:
     """PyTorch's schedule object for this rank's stages."""
     name = plan["schedule"]["name"]
-    check_version(table, name)
+    if splits_backwards(plan, table):
+        check_version(name)
     options = {"n_microbatches": plan["schedule"]["microBatches"], "loss_fn": lambda loss, _targets: loss.sum()}
     kind: Any = schedules.PipelineScheduleMulti
     if table is None and is_plain(plan):

@@ -1,3 +1,4 @@
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { axisSize, MpoptError, type Plan, readText, serialize } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
@@ -7,8 +8,8 @@ import { shellQuote } from "./shell.js";
 
 /** The Python module that applies a plan; it needs PyTorch alone and ships as it stands in the repository. */
 export const applyPlanPath = fileURLToPath(new URL("../../bindings/python/apply_plan.py", import.meta.url));
-/** The part of it that runs schedules. */
-const planSchedulePath = fileURLToPath(new URL("../../bindings/python/plan_schedule.py", import.meta.url));
+/** Its parts, beside it. */
+const applyPlanParts = ["plan_recompute.py", "plan_schedule.py"];
 
 /** Plain torch.distributed: the plan, the module that applies it, and the command that starts the ranks. */
 export const torch: Exporter = {
@@ -18,7 +19,7 @@ export const torch: Exporter = {
     "plan.json": serialize(plan),
     ...scheduleFile(plan),
     "apply_plan.py": readText(applyPlanPath),
-    "plan_schedule.py": readText(planSchedulePath),
+    ...Object.fromEntries(applyPlanParts.map((name) => [name, readText(join(dirname(applyPlanPath), name))])),
     "run.sh": runScript(plan),
     "README.md": readme(plan),
   }),
@@ -158,7 +159,7 @@ Mesh: ${mesh}, ${world} ranks. ${plan.schedule.microBatches} micro-batches of ${
 ${plan.stages.length} stage(s), schedule ${plan.schedule.name}, ZeRO-${plan.optimizer.zero}.
 
 - \`plan.json\`: the plan (mpopt.plan/1).
-${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`apply_plan.py\`, \`plan_schedule.py\`: apply it to a model; they need PyTorch and nothing else.
+${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`apply_plan.py\` with ${applyPlanParts.map((name) => `\`${name}\``).join(" and ")}: applies it to a model; needs PyTorch and nothing else.
 - \`run.sh\`: starts the ranks through torchrun.
 
 In \`train.py\`:

@@ -10,10 +10,21 @@ import sys
 import torch
 import torch.distributed as dist
 from apply_plan import Planned, local
-from train_gpt import Reference, build_model, loss_fn, make_batch
+from train_gpt import GPT2Block, LlamaBlock, Reference, build_model, loss_fn, make_batch
+
+forwards = 0
+for block in (GPT2Block, LlamaBlock):
+
+    def counted(self, x, forward=block.forward):
+        global forwards
+        forwards += 1
+        return forward(self, x)
+
+    block.forward = counted
 
 
 def train(path: str, steps: int, rate: float) -> None:
+    global forwards
     planned = Planned.from_file(path)
     plan = planned.plan
     model = build_model(plan, seed=1)
@@ -22,12 +33,15 @@ def train(path: str, steps: int, rate: float) -> None:
     losses, expected = [], []
     for step in range(steps):
         inputs, targets = make_batch(plan, seed=1, step=step)
+        forwards = 0
         losses.append(planned.train_step(planned.local_batch(inputs), planned.local_batch(targets)).item())
+        last_forwards = forwards
         if reference:
             expected.append(reference.train_step(inputs, targets).item())
     held = {
         "parameters": sum(local(p).numel() for p in set(model.parameters())),
         "optimizer": sum(master.numel() for b in planned.data_parallel.buckets for master, _, _ in b.segments),
+        "forwards": last_forwards,
         "names": [name for name, _ in model.named_parameters()],
     }
     ranks: list = [None] * dist.get_world_size()

@@ -13,7 +13,8 @@ export interface Comparison {
   losses: number[];
   /** The unsharded model's. */
   reference: number[];
-  ranks: { parameters: number; optimizer: number; names: string[] }[];
+  /** Parameters and optimizer states held, calls of blocks in the last step, names of the parameters. */
+  ranks: { parameters: number; optimizer: number; forwards: number; names: string[] }[];
 }
 
 export interface PlanFile {

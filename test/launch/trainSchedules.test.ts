@@ -117,7 +117,14 @@ for (const [title, cases] of [
         expectSameCurve(result, wishes.parameters === "bf16" ? 0.03 : 1e-4);
         // Each rank keeps the modules of its own stages, under their names, and no other.
         const { plan } = files[i]!;
-        for (const [rank, { names }] of result.ranks.entries()) {
+        for (const [rank, { names, forwards }] of result.ranks.entries()) {
+          // Split backwards too recompute a block once.
+          const blocks = plan.stages.reduce(
+            (sum, { devices, layers }) => sum + (devices.includes(rank) ? layers.end - layers.start : 0),
+            0,
+          );
+          const passes = wishes.recompute === "full" ? 2 : 1;
+          expect(forwards).toBe(passes * blocks * plan.schedule.microBatches);
           const modules = plan.stages.flatMap((stage) => (stage.devices.includes(rank) ? stage.modules : []));
           const held = (module: string) => names.some((name) => name.startsWith(`${module}.`));
           // A tied head has no name of its own beside the embedding.
