@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Plan } from "../../src/contracts/index.js";
@@ -296,6 +297,21 @@ describe.skipIf(!python?.torch)(
       expect(old).toMatch(/PyTorch 2.13 or newer for the schedule zbv but found 2.9.1/);
       expect(older).toMatch(/2.13 or newer .* found 2.12.0/);
       expect(others).toEqual(["taken", "taken"]);
+    }, 110_000);
+
+    test("a block recomputed in halves has the gradients of the block as it is", () => {
+      const script = fileURLToPath(new URL("recomputeHalves.py", import.meta.url));
+      const { stdout, stderr } = spawnSync(python!.executable, [script], {
+        env: { ...process.env, PYTHONPATH: dirname(applyPlanPath), PYTHONDONTWRITEBYTECODE: "1" },
+        encoding: "utf8",
+        timeout: 100_000,
+      });
+      expect(stdout, stderr).not.toBe("");
+      const answer = JSON.parse(stdout) as Record<string, number | boolean>;
+      for (const pass of ["whole", "input", "probe"]) expect(answer[pass]).toBeLessThan(1e-6);
+      // The input, and two weights and biases in each of three blocks and a norm.
+      expect([answer.wholeGradients, answer.inputGradients, answer.probeGradients]).toEqual([15, 15, 1]);
+      expect(answer.untouched).toBe(true);
     }, 110_000);
   },
 );
