@@ -22,5 +22,17 @@ export {
   type PlanOptions,
   type Violation,
 } from "./plan/index.js";
-export { explainPlan, renderHtml, renderPlan } from "./report/index.js";
+export { explainPlan, renderHtml, renderPlan, renderSimulation, traceOf } from "./report/index.js";
+export {
+  checkActions,
+  checkDeadlock,
+  readScheduleCsv,
+  type ScheduleTable,
+  scheduleByName,
+  scheduleNames,
+  searchSchedule,
+  simulate,
+  simulatePlan,
+  writeScheduleCsv,
+} from "./schedule/index.js";
 export { evaluateAssignment, type Problem, type Solution, type SolveLimits, solve } from "./solver/index.js";
