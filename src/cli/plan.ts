@@ -30,6 +30,8 @@ interface PlanOptions {
   recompute?: Job["pins"]["recompute"];
   zero?: string;
   sequenceParallel?: boolean;
+  schedule?: string;
+  chunks?: number;
   output?: string;
 }
 
@@ -77,6 +79,8 @@ export const planCommand = () =>
             recompute: options.recompute,
             zero: options.zero === undefined ? undefined : options.zero === "1" ? 1 : 0,
             sequenceParallel: options.sequenceParallel,
+            schedule: options.schedule,
+            chunks: options.chunks,
           },
           limits: { memoryFraction: options.memoryFraction, searchSeconds: options.timeLimit },
         },
@@ -108,7 +112,9 @@ export const planCommand = () =>
     )
     .option("--data <n>", "pin the data-parallel degree", positiveInteger)
     .option("--tensor <n>", "pin the tensor-parallel degree", positiveInteger)
-    .option("--pipeline <n>", "pin the number of stages", positiveInteger)
+    .option("--pipeline <n>", "pin the number of pipeline ranks", positiveInteger)
+    .option("--schedule <name>", "pin the pipeline schedule: 1f1b, interleaved, zbv, ...")
+    .option("--chunks <n>", "pin the stages that each pipeline rank holds", positiveInteger)
     .option("--micro-batch <n>", "pin the sequences of one micro-batch", positiveInteger)
     .option("--recompute <kind>", "pin recomputation: none, selective, full")
     .option("--zero <stage>", "pin ZeRO: 0 or 1")

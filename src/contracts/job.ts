@@ -24,6 +24,10 @@ export const pinsSchema = z.strictObject({
   /** ZeRO stage: 0 replicates the optimizer state, 1 shards it over data-parallel ranks. */
   zero: z.union([z.literal(0), z.literal(1)]).optional(),
   sequenceParallel: z.boolean().optional(),
+  /** Name of the pipeline schedule; one without a flush has to be pinned. */
+  schedule: z.string().min(1).optional(),
+  /** Stages that each pipeline rank holds. */
+  chunks: positiveInteger.optional(),
 });
 export type Pins = z.infer<typeof pinsSchema>;
 

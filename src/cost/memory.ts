@@ -60,6 +60,11 @@ export class MemoryModel {
     this.limitBytes = device.memoryBytes.value * job.limits.memoryFraction;
   }
 
+  /** Most bytes that a device may hand out beside the context, so that what is reserved stays within the limit. */
+  get roomBytes(): number {
+    return (this.limitBytes - this.#contextBytes) / this.#fragmentation;
+  }
+
   /** @param optimizerShards ranks that share the optimizer state: the data-parallel degree under ZeRO-1. */
   terms(contents: StageContents, optimizerShards: number): MemoryEntry["terms"] {
     const { parameters } = contents;

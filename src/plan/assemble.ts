@@ -13,6 +13,8 @@ import {
 import { placementName } from "../cost/placement.js";
 import { distinctLayers, modelFlops, scaledFlops } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "../search/configuration.js";
+import type { PreparedSchedule } from "../search/preparedSchedule.js";
+import { longestUpdate, passTimes, rankMemory } from "../search/pricing.js";
 import type { StageCosts, StageSeconds } from "../search/stageCosts.js";
 
 /** Row r holds the coordinates of rank r: pipeline slowest, tensor fastest. */
@@ -27,22 +29,26 @@ export function rankTable(configuration: Pick<Configuration, "pipeline" | "data"
 
 /** Stages with their devices, modules and times. */
 export function assembleStages(model: Model, costs: StageCosts, boundaries: readonly number[]): Stage[] {
-  const { pipeline, data, tensor, recompute } = costs.configuration;
+  const { data, tensor, recompute } = costs.configuration;
+  const { rankOfStage } = costs.layout;
   const modules = (kind: "embedding" | "block" | "head") =>
     model.layers.filter((layer) => layer.kind === kind).map((layer) => layer.modules);
   const blocks = modules("block");
   const width = data * tensor;
-  return Array.from({ length: pipeline }, (_, index): Stage => {
+  const chunks = new Map<number, number>();
+  return rankOfStage.map((rank, index): Stage => {
+    const chunk = chunks.get(rank) ?? 0;
+    chunks.set(rank, chunk + 1);
     const start = boundaries[index]!;
     const end = boundaries[index + 1]!;
     const embedding = index === 0;
-    const head = index === pipeline - 1;
+    const head = index === rankOfStage.length - 1;
     const { forward, backward, backwardWeight } = costs.seconds(index, start, end);
     return {
       index,
-      rank: index,
-      chunk: 0,
-      devices: Array.from({ length: width }, (_, k) => index * width + k),
+      rank,
+      chunk,
+      devices: Array.from({ length: width }, (_, k) => rank * width + k),
       layers: { start, end },
       embedding,
       head,
@@ -94,34 +100,23 @@ function starNumber(module: string): string {
   return module.replace(/\.\d+(?=\.|$)/, ".*");
 }
 
-/** The estimate of a placement: see `search/stages.ts` for the objective that `stepSeconds` is. */
+/**
+ * The estimate of a placement.
+ * @param schedule what the simulator times; without one the pipeline is 1F1B in closed form: see `search/stages.ts`.
+ */
 export function assembleEstimate(
   model: Model,
   models: CostModels,
   costs: StageCosts,
   boundaries: readonly number[],
+  schedule?: PreparedSchedule,
 ): Estimate {
   const { configuration } = costs;
   const { pipeline, data, tensor, microBatches, microBatch, recompute } = configuration;
   const { job, cluster, compute, communication, memory } = models;
-  const stages = Array.from({ length: pipeline }, (_, i) =>
-    costs.seconds(i, boundaries[i]!, boundaries[i + 1]!),
-  );
-  const once = (stage: StageSeconds) => stage.gradientSynchronisation + stage.optimizer;
-  const perMicroBatch = (stage: StageSeconds) => stage.forward + stage.backward;
-  const slowest = stages.reduce((a, b) => (perMicroBatch(b) > perMicroBatch(a) ? b : a));
-  const last = stages.reduce((a, b) => (once(b) > once(a) ? b : a));
-  const sum = stages.reduce((total, stage) => total + perMicroBatch(stage), 0);
-  const terms = {
-    compute: microBatches * slowest.compute,
-    recompute: microBatches * slowest.recompute,
-    tensorCommunication: microBatches * slowest.tensorCommunication,
-    pipelineTransfer: microBatches * slowest.transfer,
-    bubble: sum - perMicroBatch(slowest),
-    gradientSynchronisation: last.gradientSynchronisation,
-    optimizer: last.optimizer,
-  };
-  const stepSeconds = sum + (microBatches - 1) * perMicroBatch(slowest) + once(last);
+  const { stepSeconds, terms } = schedule
+    ? simulatedStep(costs, boundaries, schedule)
+    : closedFormStep(costs, boundaries);
   const workload = { batch: job.globalBatch, sequence: job.sequence };
   const flops = modelFlops(model, workload);
   const useful = flops.forward + flops.backward;
@@ -139,10 +134,12 @@ export function assembleEstimate(
       cluster.memoryOverheads.contextBytes.provenance,
     ]),
     terms,
-    memory: stages.map((_, i) => {
-      const byTerm = costs.memory(i, boundaries[i]!, boundaries[i + 1]!);
+    memory: Array.from({ length: pipeline }, (_, rank) => {
+      const byTerm = schedule
+        ? rankMemory(costs, boundaries, schedule.holdings, rank)
+        : costs.memory(rank, boundaries[rank]!, boundaries[rank + 1]!);
       return {
-        pipelineRank: i,
+        pipelineRank: rank,
         devices: data * tensor,
         terms: byTerm,
         allocatedBytes: memory.allocatedBytes(byTerm),
@@ -150,6 +147,64 @@ export function assembleEstimate(
         limitBytes: memory.limitBytes,
       };
     }),
+  };
+}
+
+type StepSeconds = Pick<Estimate, "stepSeconds" | "terms">;
+
+/** 1F1B with one stage a rank, by the objective of `search/stages.ts`. */
+function closedFormStep(costs: StageCosts, boundaries: readonly number[]): StepSeconds {
+  const { pipeline, microBatches } = costs.configuration;
+  const stages = Array.from({ length: pipeline }, (_, i) =>
+    costs.seconds(i, boundaries[i]!, boundaries[i + 1]!),
+  );
+  const once = (stage: StageSeconds) => stage.gradientSynchronisation + stage.optimizer;
+  const perMicroBatch = (stage: StageSeconds) => stage.forward + stage.backward;
+  const slowest = stages.reduce((a, b) => (perMicroBatch(b) > perMicroBatch(a) ? b : a));
+  const last = stages.reduce((a, b) => (once(b) > once(a) ? b : a));
+  const sum = stages.reduce((total, stage) => total + perMicroBatch(stage), 0);
+  return {
+    stepSeconds: sum + (microBatches - 1) * perMicroBatch(slowest) + once(last),
+    terms: {
+      compute: microBatches * slowest.compute,
+      recompute: microBatches * slowest.recompute,
+      tensorCommunication: microBatches * slowest.tensorCommunication,
+      pipelineTransfer: microBatches * slowest.transfer,
+      bubble: sum - perMicroBatch(slowest),
+      gradientSynchronisation: last.gradientSynchronisation,
+      optimizer: last.optimizer,
+    },
+  };
+}
+
+/** Any schedule, by the simulator: the busiest rank's work, and as bubble what the pipeline takes beyond it. */
+function simulatedStep(
+  costs: StageCosts,
+  boundaries: readonly number[],
+  schedule: PreparedSchedule,
+): StepSeconds {
+  const { microBatches } = costs.configuration;
+  const times = passTimes(costs, boundaries);
+  const pipelineSeconds = schedule.pipelineSeconds(times);
+  const load = schedule.rankSeconds(times);
+  const busiest = load.indexOf(load.reduce((a, b) => Math.max(a, b), 0));
+  const work = { compute: 0, recompute: 0, tensorCommunication: 0, pipelineTransfer: 0 };
+  for (const { stage, share } of schedule.work[busiest]!) {
+    const seconds = costs.seconds(stage, boundaries[stage]!, boundaries[stage + 1]!);
+    work.compute += microBatches * share * seconds.compute;
+    work.recompute += microBatches * share * seconds.recompute;
+    work.tensorCommunication += microBatches * share * seconds.tensorCommunication;
+    work.pipelineTransfer += microBatches * share * seconds.transfer;
+  }
+  const update = longestUpdate(costs, boundaries, times, schedule);
+  return {
+    stepSeconds: pipelineSeconds + update.gradientSynchronisation + update.optimizer,
+    terms: {
+      ...work,
+      bubble: Math.max(0, pipelineSeconds - microBatches * load[busiest]!),
+      gradientSynchronisation: update.gradientSynchronisation,
+      optimizer: update.optimizer,
+    },
   };
 }
 

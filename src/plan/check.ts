@@ -6,7 +6,7 @@ import {
   MpoptError,
   type Plan,
 } from "../contracts/index.js";
-import { scheduleNames } from "../schedule/index.js";
+import { checkSchedule, type Expect, pipelineSecondsOf, sameSchedule } from "./checkSchedule.js";
 import { estimatePlan } from "./estimate.js";
 
 /** A broken invariant, in one sentence. */
@@ -29,6 +29,7 @@ export function checkPlan(plan: Plan, inputs: { model?: Model; cluster?: Cluster
   checkStages(plan, expect);
   checkBatch(plan, expect);
   checkSettings(plan, expect);
+  checkSchedule(plan, expect);
   checkDivisibility(plan, expect);
   checkMemory(plan, expect);
   checkCertificate(plan, expect);
@@ -38,8 +39,6 @@ export function checkPlan(plan: Plan, inputs: { model?: Model; cluster?: Cluster
   }
   return violations;
 }
-
-type Expect = (holds: boolean, field: string, message: string) => void;
 
 /** Rounding of sums in another order than the search's. */
 const tolerance = 1e-9;
@@ -161,13 +160,8 @@ function checkBatch(plan: Plan, expect: Expect): void {
   );
 }
 
-/** Schedule, recomputation and pins: what the job and the runtime leave open. */
+/** Recomputation and pins: what the job leaves open. */
 function checkSettings(plan: Plan, expect: Expect): void {
-  expect(
-    scheduleNames.includes(plan.schedule.name),
-    "schedule.name",
-    `Expected a schedule among ${scheduleNames.join(", ")} but found ${plan.schedule.name}.`,
-  );
   const recomputes = new Set(plan.stages.map((stage) => stage.recompute));
   expect(
     recomputes.size === 1,
@@ -185,6 +179,8 @@ function checkSettings(plan: Plan, expect: Expect): void {
     recompute: plan.stages[0]?.recompute,
     zero: data > 1 ? plan.optimizer.zero : pins.zero,
     sequenceParallel: tensor > 1 ? plan.mesh.sequenceParallel : pins.sequenceParallel,
+    schedule: sameSchedule(pins.schedule, plan.schedule.name) ? pins.schedule : plan.schedule.name,
+    chunks: plan.stages.length / axisSize(plan, "pipeline"),
   };
   for (const [name, pin] of Object.entries(pins)) {
     const value = found[name as keyof typeof pins];
@@ -261,10 +257,8 @@ function checkMemory(plan: Plan, expect: Expect): void {
 }
 
 function checkCertificate(plan: Plan, expect: Expect): void {
-  const { certificate, estimate, stages, schedule } = plan;
-  const times = stages.map((stage) => stage.forwardSeconds + stage.backwardSeconds);
-  const pipelineSeconds =
-    times.reduce((sum, seconds) => sum + seconds, 0) + (schedule.microBatches - 1) * Math.max(...times);
+  const { certificate, estimate } = plan;
+  const pipelineSeconds = pipelineSecondsOf(plan, expect);
   const { gradientSynchronisation, optimizer } = estimate.terms;
   expect(
     close(pipelineSeconds + gradientSynchronisation + optimizer, estimate.stepSeconds),

@@ -8,10 +8,13 @@ import {
 } from "../contracts/index.js";
 import { placementName } from "../cost/placement.js";
 import { distinctLayers, tensorsById } from "../models/workload.js";
+import { scheduleOfPlan } from "../schedule/index.js";
 import type { Configuration, LayerChain } from "../search/configuration.js";
 import { priceLayer } from "../search/intra.js";
 import { buildLayerProblem } from "../search/intraProblem.js";
 import { costModels } from "../search/joint.js";
+import { PreparedSchedule } from "../search/preparedSchedule.js";
+import { isClosedForm } from "../search/scheduleChoices.js";
 import { StageCosts } from "../search/stageCosts.js";
 import type { Strategy } from "../search/strategies.js";
 import { assembleEstimate } from "./assemble.js";
@@ -32,7 +35,7 @@ export function configurationOf(plan: Plan): Configuration {
 
 /**
  * Cost of a given placement on a cluster, without any search: the plan's estimate as it would be there.
- * @throws MpoptError E_PLAN_INVALID when the plan's shardings do not fit the model.
+ * @throws MpoptError E_PLAN_INVALID when the plan's shardings do not fit the model, or its stages the schedule.
  */
 export function estimatePlan(plan: Plan, model: Model, cluster: Cluster): Estimate {
   const configuration = configurationOf(plan);
@@ -77,9 +80,13 @@ export function estimatePlan(plan: Plan, model: Model, cluster: Cluster): Estima
   for (const layer of model.layers) {
     (layer.kind === "block" ? chain.blocks : chain[layer.kind]).push(costOf.get(layer.block)!);
   }
-  const costs = new StageCosts(configuration, chain, models);
   const boundaries = [...plan.stages.map((stage) => stage.layers.start), plan.model.blockLayers];
-  return assembleEstimate(model, models, costs, boundaries);
+  if (isClosedForm(plan.job, plan.schedule.name) && !plan.schedule.actions) {
+    return assembleEstimate(model, models, new StageCosts(configuration, chain, models), boundaries);
+  }
+  const schedule = new PreparedSchedule(scheduleOfPlan(plan));
+  const costs = new StageCosts(configuration, chain, models, schedule.layout);
+  return assembleEstimate(model, models, costs, boundaries, schedule);
 }
 
 function matches(strategy: Strategy, wanted: { inputs: string[]; outputs: string[] } | undefined): boolean {

@@ -46,7 +46,7 @@ export async function createPlan(options: PlanOptions): Promise<Plan> {
   const job = checkValue(jobSchema, { schema: "mpopt.job/1", ...options.job }, "job");
   checkWorkload(model, { batch: 1, sequence: job.sequence });
   const result = await searchPlan(model, cluster, job, options);
-  const { configuration, costs, boundaries, chain } = result;
+  const { configuration, costs, boundaries, chain, schedule } = result;
   const plan: Plan = {
     schema: "mpopt.plan/1",
     name: `${model.name} on ${cluster.name}`,
@@ -59,10 +59,14 @@ export async function createPlan(options: PlanOptions): Promise<Plan> {
     rankTable: rankTable(configuration),
     stages: assembleStages(model, costs, boundaries),
     operators: assembleOperators(model, chain),
-    schedule: { name: "1f1b", microBatches: configuration.microBatches },
+    schedule: {
+      name: schedule.name,
+      microBatches: configuration.microBatches,
+      ...(schedule.actions ? { actions: schedule.actions } : {}),
+    },
     batch: { global: job.globalBatch, micro: configuration.microBatch, sequence: job.sequence },
     optimizer: { name: job.optimizer, zero: configuration.zero },
-    estimate: assembleEstimate(model, result.models, costs, boundaries),
+    estimate: assembleEstimate(model, result.models, costs, boundaries, schedule.prepared),
     certificate: result.certificate,
     rejected: result.rejected,
     provenance: {

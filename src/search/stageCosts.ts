@@ -119,6 +119,27 @@ export class StageCosts {
     return blocks + this.#endSeconds(stage).pass + this.#transfers(stage);
   }
 
+  /** Seconds of one micro-batch with transfers, by direction. */
+  passes(
+    stage: number,
+    start: number,
+    end: number,
+  ): Pick<StageSeconds, "forward" | "backward" | "backwardWeight"> {
+    const { forward, backward, backwardWeight, recompute } = this.#prefix;
+    const ends = this.#endSeconds(stage);
+    const repeated = recompute[end]! - recompute[start]!;
+    return {
+      forward: forward[end]! - forward[start]! + ends.forward + (this.#transferSeconds[stage] ?? 0),
+      backward:
+        backward[end]! -
+        backward[start]! +
+        repeated +
+        ends.backward +
+        (this.#transferSeconds[stage - 1] ?? 0),
+      backwardWeight: backwardWeight[end]! - backwardWeight[start]! + ends.backwardWeight,
+    };
+  }
+
   /** Seconds of stage `stage` when it holds the block layers [start, end). */
   seconds(stage: number, start: number, end: number): StageSeconds {
     const sum = (field: (typeof layerFields)[number]) =>
@@ -135,22 +156,14 @@ export class StageCosts {
       recompute,
       tensorCommunication: communication,
       transfer: this.#transfers(stage),
-      forward: forward + (this.#transferSeconds[stage] ?? 0),
-      backward: backward + (this.#transferSeconds[stage - 1] ?? 0),
-      backwardWeight: sum("backwardWeight") + ends.backwardWeight,
+      ...this.passes(stage, start, end),
       ...this.onceSeconds(stage, start, end),
     };
   }
 
   /** What the stage adds once a step: exposed gradient synchronisation, and the optimizer. */
   onceSeconds(stage: number, start: number, end: number): UpdateSeconds {
-    const { backward, recompute } = this.#prefix;
-    const backwardSeconds =
-      backward[end]! -
-      backward[start]! +
-      (recompute[end]! - recompute[start]!) +
-      this.#endSeconds(stage).backward +
-      (this.#transferSeconds[stage - 1] ?? 0);
+    const { backward: backwardSeconds } = this.passes(stage, start, end);
     const parameters = this.parameters(stage, start, end);
     return this.update.seconds(parameters, backwardSeconds, this.weightSeconds(stage, start, end));
   }
@@ -224,7 +237,7 @@ export class StageCosts {
   } {
     const { pipeline } = this.configuration;
     const chain = this.#chain;
-    let seconds = 2 * (pipeline - 1) * (this.#transferSeconds[0] ?? 0);
+    let seconds = 2 * (pipeline - 1) * this.transferSeconds;
     let parameters = -(pipeline === 1 ? this.#tiedParameters : 0);
     let largestLayerSeconds = 0;
     const { recompute } = this.configuration;
@@ -259,6 +272,23 @@ export class StageCosts {
       leastOptimizerSeconds: this.update.optimizer(parameters / pipeline),
       leastStageBytes: this.#models.memory.allocatedBytes(share),
     };
+  }
+
+  /** Exposed seconds of a transfer between neighbouring ranks, one way. */
+  get transferSeconds(): number {
+    return this.#transferSeconds[0] ?? 0;
+  }
+
+  /** Parameters of all stages together on one device of each; embedding and head have a copy each. */
+  get wholeParameters(): number {
+    const { embedding, blocks, head } = this.#chain;
+    const all = [...embedding, ...blocks, ...head].reduce((sum, layer) => sum + layer.parameters, 0);
+    return this.layout.rankOfStage.length === 1 ? all - this.#tiedParameters : all;
+  }
+
+  /** Most bytes that a device may hand out beside the context. */
+  get roomBytes(): number {
+    return this.#models.memory.roomBytes;
   }
 
   get limitBytes(): number {

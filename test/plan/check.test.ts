@@ -204,9 +204,112 @@ describe("checkPlan with the model and the cluster", () => {
   });
 });
 
+/** Plans whose stages are several a rank, and one whose actions were searched. */
+const pins = { pipeline: 4, tensor: 2, data: 2, microBatch: 1, recompute: "none" } as const;
+const job = { globalBatch: 32, sequence: 4096, runtime: "torch" } as const;
+const folded = await createPlan({ model, cluster, job: { ...job, pins: { ...pins, schedule: "zbv" } } });
+const searched = await createPlan({
+  model,
+  cluster,
+  job: { ...job, pins: { ...pins, schedule: "searched" } },
+});
+
+describe("checkPlan of other schedules than 1F1B", () => {
+  const ofFolded: Record<string, (plan: Plan) => void> = {
+    "stages laid out as another schedule has them": (p) => {
+      p.stages[4]!.rank = 0;
+      p.stages[4]!.devices = p.stages[0]!.devices;
+      p.stages[7]!.rank = 3;
+      p.stages[7]!.devices = p.stages[3]!.devices;
+    },
+    "two chunks exchanged": (p) => {
+      p.stages[0]!.chunk = 1;
+      p.stages[7]!.chunk = 0;
+    },
+    "another schedule of the same stages": (p) => {
+      p.schedule.name = "interleaved";
+    },
+    "a schedule of other stages": (p) => {
+      p.schedule.name = "1f1b";
+    },
+    "a schedule that the runtime does not execute": (p) => {
+      p.job.runtime = "megatron";
+    },
+    "a schedule without a flush that nobody asked for": (p) => {
+      p.job = { ...p.job, runtime: "any", pins: {} };
+      p.schedule.name = "2bw";
+    },
+    "a schedule that the job does not pin": (p) => {
+      p.job.pins.schedule = "dualpipev";
+    },
+    "chunks that the job does not pin": (p) => {
+      p.job.pins.chunks = 3;
+    },
+    "weight halves that are longer than they are": (p) => {
+      for (const stage of p.stages) stage.backwardWeightSeconds = 0;
+    },
+    "actions of another schedule": (p) => {
+      p.schedule.actions = searched.schedule.actions!;
+    },
+    "a searched schedule without its actions": (p) => {
+      p.schedule.name = "searched";
+    },
+    "a stage lost": (p) => {
+      p.stages.splice(3, 1);
+    },
+  };
+  it.each(Object.entries(ofFolded))("rejects %s", (_name, mutate) => {
+    expect(checkPlan(folded, inputs)).toEqual([]);
+    const broken = structuredClone(folded);
+    mutate(broken);
+    const found = checkPlan(broken);
+    expect(found.length).toBeGreaterThan(0);
+    expect(found[0]!.message).toMatch(/^Expected .* but .*\.$|^Expected .*\.$/);
+  });
+
+  const ofSearched: Record<string, (rows: string[]) => string[]> = {
+    "an action left out": (rows) => rows.map((row, r) => (r === 1 ? row.split(",").slice(1).join() : row)),
+    "an action twice": (rows) => rows.map((row, r) => (r === 2 ? `${row},${row.split(",").at(-1)}` : row)),
+    "a backward before its forward": (rows) =>
+      rows.map((row, r) => (r === 0 ? row.split(",").reverse().join() : row)),
+    "ranks exchanged": ([first, second, ...rest]) => [second!, first!, ...rest],
+    "a rank left out": (rows) => rows.slice(0, -1),
+    "what is no action": (rows) => [...rows.slice(0, -1), "idle"],
+    "a slower order": (rows) =>
+      // Every rank puts all weight halves off to its end.
+      rows.map((row) => {
+        const cells = row.split(",");
+        const late = (cell: string) => cell.includes("W");
+        return [...cells.filter((cell) => !late(cell)), ...cells.filter(late)].join();
+      }),
+  };
+  it.each(Object.entries(ofSearched))("rejects actions with %s", (_name, mutate) => {
+    expect(checkPlan(searched, inputs)).toEqual([]);
+    expect(() => checkDocument("plan", JSON.parse(JSON.stringify(searched)), "plan")).not.toThrow();
+    const broken = structuredClone(searched);
+    broken.schedule.actions = mutate(broken.schedule.actions!);
+    expect(broken.schedule.actions).not.toEqual(searched.schedule.actions);
+    expect(checkPlan(broken, inputs).length).toBeGreaterThan(0);
+  });
+
+  it("notices memory that the schedule does not leave", () => {
+    for (const plan of [folded, searched]) {
+      const broken = structuredClone(plan);
+      const entry = broken.estimate.memory[1]!;
+      entry.terms.activations /= 2;
+      entry.allocatedBytes -= entry.terms.activations;
+      entry.reservedBytes = entry.allocatedBytes;
+      expect(checkPlan(broken)).toEqual([]);
+      expect(checkPlan(broken, inputs).some(({ field }) => field.includes("memory[1]"))).toBe(true);
+    }
+  });
+});
+
 describe("estimatePlan", () => {
   it("prices the plan as the search did, and again on another cluster", () => {
     expect(estimatePlan(plan, model, cluster).stepSeconds).toBeCloseTo(plan.estimate.stepSeconds, 12);
+    for (const other of [folded, searched])
+      expect(estimatePlan(other, model, cluster)).toEqual(other.estimate);
     const slower = estimatePlan(plan, model, clusterPreset("a100-80:8x2"));
     expect(slower.stepSeconds).toBeGreaterThan(plan.estimate.stepSeconds * 1.5);
   });

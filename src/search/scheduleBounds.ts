@@ -1,0 +1,192 @@
+import type { Configuration, LayerChain } from "./configuration.js";
+import type { LayerCost } from "./intra.js";
+import type { StageCosts } from "./stageCosts.js";
+
+/** What the schedules that are searched have in common. */
+export interface ScheduleTraits {
+  /** Some run the halves of backwards apart. */
+  split: boolean;
+  /** Some hold every layer on two ranks, with half of the micro-batches each. */
+  bidirectional: boolean;
+}
+
+/** One layer under a configuration, for one micro-batch. */
+interface LayerPass {
+  forward: number;
+  /** Recomputation and the gradient that the layer before waits for. */
+  backwardInput: number;
+  /** Everything. */
+  pass: number;
+  savedBytes: number;
+}
+
+/** Sums over a chain of layers that bounds and estimates need. */
+export interface ChainPasses {
+  /** In the order of the forward pass. */
+  layers: LayerPass[];
+  blocks: number;
+  embedding: LayerPass;
+  head: LayerPass;
+  /** The least of all blocks in each figure. */
+  leastBlock: LayerPass;
+  largestPass: number;
+  total: LayerPass;
+  weightSeconds: number;
+}
+
+/** Passes of all layers of a configuration. */
+export function chainPasses({ recompute }: Configuration, chain: LayerChain): ChainPasses {
+  const passOf = (layer: LayerCost, block: boolean): LayerPass => {
+    const forward = layer.forwardSeconds + layer.forwardCommunicationSeconds;
+    const repeated = block ? layer.recomputeSeconds[recompute] : 0;
+    const backward = layer.backwardSeconds + layer.backwardCommunicationSeconds + repeated;
+    return {
+      forward,
+      backwardInput: backward - layer.backwardWeightSeconds,
+      pass: forward + backward,
+      savedBytes: layer.savedBytes[block ? recompute : "none"],
+    };
+  };
+  const combine = (list: LayerPass[], how: (...values: number[]) => number): LayerPass => ({
+    forward: how(...list.map((each) => each.forward)),
+    backwardInput: how(...list.map((each) => each.backwardInput)),
+    pass: how(...list.map((each) => each.pass)),
+    savedBytes: how(...list.map((each) => each.savedBytes)),
+  });
+  const sum = (...values: number[]) => values.reduce((all, value) => all + value, 0);
+  const embedding = chain.embedding.map((layer) => passOf(layer, false));
+  const blocks = chain.blocks.map((layer) => passOf(layer, true));
+  const head = chain.head.map((layer) => passOf(layer, false));
+  const layers = [...embedding, ...blocks, ...head];
+  const total = combine(layers, sum);
+  return {
+    layers,
+    blocks: blocks.length,
+    embedding: combine(embedding, sum),
+    head: combine(head, sum),
+    leastBlock: combine(blocks, (...values) => (values.length > 0 ? Math.min(...values) : 0)),
+    largestPass: layers.reduce((most, each) => Math.max(most, each.pass), 0),
+    total,
+    weightSeconds: total.pass - total.forward - total.backwardInput,
+  };
+}
+
+/**
+ * A load, seconds a micro-batch, that some rank has under every way to divide the layers: their mean over the ranks,
+ * the largest layer, and the least load at which ranks have room for all blocks, each taken as the least one.
+ * @param extraSeconds transfers of one rank beyond those of one stage.
+ */
+export function leastRankSeconds(
+  passes: ChainPasses,
+  ranks: number,
+  transferSeconds: number,
+  bidirectional: boolean,
+  extraSeconds = 0,
+): number {
+  const { embedding, head, leastBlock, largestPass, total, blocks } = passes;
+  if (ranks === 1) return total.pass;
+  const around = 2 * transferSeconds + extraSeconds;
+  const mean =
+    (total.pass + 2 * (ranks - 1) * transferSeconds) / ranks + (extraSeconds * (ranks - 1)) / ranks;
+  let low = Math.max(mean, largestPass / (bidirectional ? 2 : 1));
+  if (leastBlock.pass <= 0) return low;
+  const unit = bidirectional ? leastBlock.pass / 2 : leastBlock.pass;
+  const room = (load: number, used: number) => Math.max(0, Math.floor((load - used) / unit + 1e-9));
+  const fits = (load: number) => {
+    const middle = room(load, around);
+    const ends = embedding.pass + head.pass;
+    if (bidirectional) {
+      const both = ends / 2 + transferSeconds;
+      return load >= both && 2 * room(load, both) + (ranks - 2) * middle >= 2 * blocks;
+    }
+    const first = embedding.pass + transferSeconds;
+    const last = head.pass + transferSeconds;
+    const apart = room(load, first) + room(load, last) + (ranks - 2) * middle;
+    const together = load >= ends + around ? room(load, ends + around) + (ranks - 1) * middle : 0;
+    return load >= Math.max(first, last) && Math.max(apart, together) >= blocks;
+  };
+  let high = Math.max(low, total.pass + around + extraSeconds);
+  if (fits(low)) return low;
+  for (let i = 0; i < 50; i++) {
+    const middle = (low + high) / 2;
+    if (fits(middle)) high = middle;
+    else low = middle;
+  }
+  return low;
+}
+
+/**
+ * No schedule with a flush runs a step of the configuration in less, however the layers are cut into stages and
+ * chunks; Infinity where none fits the memory. The largest of
+ *
+ * - the load of the fullest rank, m times;
+ * - the mean over ranks of their load, what lies before their first forward (the r-th rank to start waits for at least
+ *   r stages) and, where backwards are whole, behind their last backward;
+ * - one micro-batch's way forward and back;
+ * - what memory allows: a layer's activations stay from its forward to its backward, so for at least R, the way from
+ *   there to the end and back. Over a step of T seconds all ranks hold m Σ savedBytes · R byte-seconds, at most T times
+ *   the room that parameters and optimizer leave.
+ *
+ * To it comes the update of a rank with an equal share of the parameters, its reduction as hidden as can be. Without a
+ * pipeline the time is exact.
+ */
+export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: ScheduleTraits): number {
+  const { pipeline, microBatches } = costs.configuration;
+  const { layers, embedding, leastBlock, total } = passes;
+  const { transferSeconds: transfer } = costs;
+  if (pipeline === 1) return wholeSeconds(costs);
+  const load = microBatches * leastRankSeconds(passes, pipeline, transfer, traits.bidirectional);
+  const crossings = 2 * (pipeline - 1) * transfer;
+  const stagesAhead = (rank: number, first: number, block: number) =>
+    rank === 0 ? 0 : first + (rank - 1) * (block + transfer);
+  let waiting = 0;
+  for (let rank = 0; rank < pipeline; rank++) {
+    const before = traits.bidirectional ? Math.min(rank, pipeline - 1 - rank) : rank;
+    waiting += stagesAhead(before, embedding.forward + transfer, leastBlock.forward);
+    if (traits.split) continue;
+    waiting += stagesAhead(before, embedding.pass - embedding.forward, leastBlock.pass - leastBlock.forward);
+  }
+  const mean = (microBatches * (total.pass + crossings) + waiting) / pipeline;
+  const way = total.forward + total.backwardInput + crossings;
+
+  const room = activationRoom(costs);
+  if (room < total.savedBytes) return Number.POSITIVE_INFINITY;
+  let byteSeconds = 0;
+  let rest = 0;
+  for (const layer of [...layers].reverse()) {
+    rest += layer.forward + layer.backwardInput;
+    byteSeconds += layer.savedBytes * rest;
+  }
+  const memory = room > 0 ? (microBatches * byteSeconds) / room : 0;
+  return Math.max(load, mean, way, memory) + leastUpdateSeconds(costs);
+}
+
+/** Bytes that all ranks together have left beside one copy of parameters, gradients and optimizer. */
+export function activationRoom(costs: StageCosts): number {
+  const held = costs.terms({
+    parameters: costs.wholeParameters,
+    savedBytes: 0,
+    inFlight: 0,
+    recomputedBytes: 0,
+    logitsBytes: 0,
+    workspaceBytes: 0,
+  });
+  const fixed = held.parameters + held.gradients + held.optimizer;
+  return costs.configuration.pipeline * costs.roomBytes - fixed;
+}
+
+/** Some rank has at least an equal share of the parameters. */
+export function leastUpdateSeconds(costs: StageCosts): number {
+  const share = costs.wholeParameters / costs.configuration.pipeline;
+  const { gradientSynchronisation, optimizer } = costs.update.seconds(share, Number.POSITIVE_INFINITY, 0);
+  return gradientSynchronisation + optimizer;
+}
+
+/** A step of one stage; Infinity where it does not fit. */
+function wholeSeconds(costs: StageCosts): number {
+  const { layerCount, configuration } = costs;
+  if (costs.reservedBytes(0, 0, layerCount) > costs.limitBytes) return Number.POSITIVE_INFINITY;
+  const { gradientSynchronisation, optimizer } = costs.onceSeconds(0, 0, layerCount);
+  const pass = costs.passSeconds(0, 0, layerCount);
+  return configuration.microBatches * pass + gradientSynchronisation + optimizer;
+}

@@ -1,0 +1,267 @@
+import type { Job, RunOptions } from "../contracts/index.js";
+import { scheduleShape, searchedSchedule } from "../schedule/index.js";
+import type { Candidate } from "./candidate.js";
+import { describeConfiguration } from "./candidates.js";
+import type { CostModels, LayerChain } from "./configuration.js";
+import { searchFlush } from "./oneForwardOneBackward.js";
+import { excessBytes } from "./pricing.js";
+import { balancedCut } from "./rankCuts.js";
+import { type ChainPasses, chainPasses, scheduleBound } from "./scheduleBounds.js";
+import { describeChoice, mostChunks, type ScheduleChoice, scheduleChoices } from "./scheduleChoices.js";
+import { estimateSeconds, isTooLarge } from "./scheduleEstimates.js";
+import { improveCut, type ScheduledCut, searchActions } from "./scheduleFinalists.js";
+import { runSeconds, type ScheduleRun, ScheduleRuns } from "./scheduleRuns.js";
+import { StageCosts } from "./stageCosts.js";
+
+/** The best plan over all schedules, and what the search knows about the others. */
+export interface SchedulePlan {
+  best: ScheduledCut;
+  /** No plan of the candidates is faster under any schedule: see `scheduleBound`. */
+  bound: number;
+  /** Cuts that were timed, the best first. */
+  visited: { candidate: Candidate; choice: ScheduleChoice; seconds: number }[];
+}
+
+interface Option {
+  candidate: Candidate;
+  choice: ScheduleChoice;
+  estimate: number;
+}
+
+interface Visited extends Option {
+  run: ScheduleRun;
+  costs: StageCosts;
+  boundaries: number[];
+  seconds: number;
+}
+
+/** Cuts that are timed, and actions of schedules that are made, before the search turns to the best so far. */
+const mostVisits = 400;
+const mostActions = 2e6;
+/** Visited cuts that are improved and timed in full, so many of one schedule; those slower by more are left out. */
+const mostFinalists = 6;
+const finalistsOfSchedule = 2;
+const finalistSlack = 0.06;
+/** Finalists that get an order of actions of their own. */
+const searchedFinalists = 3;
+
+/**
+ * Searches configurations jointly with schedules. Stages are cut evenly within what the schedule holds in flight,
+ * candidates are timed by the simulator in the order of an estimate, and the best are improved by moving layers and,
+ * where the runtime takes any order, by searching one. The exact 1F1B plan is among them where 1F1B is open.
+ * @param names schedules that are open to the job.
+ * @param elapsed seconds since the search began; at the job's limit the search goes with what it has.
+ * @returns undefined where nothing fits.
+ */
+export async function searchSchedules(
+  candidates: readonly Candidate[],
+  names: readonly string[],
+  models: CostModels,
+  elapsed: () => number,
+  options: RunOptions,
+): Promise<SchedulePlan | undefined> {
+  const { job } = models;
+  const bidirectional = (name: string, ranks: number) =>
+    ranks > 1 && name !== searchedSchedule && scheduleShape(name, ranks).placement === "bidirectional";
+  const traits = {
+    split: names.some((name) => !wholeBackwards.has(name)),
+    bidirectional: names.some((name) => bidirectional(name, 2)),
+  };
+  const passesOf = passesCache();
+  let bound = Number.POSITIVE_INFINITY;
+  const open: Option[] = [];
+  const onlySearched = names.join() === searchedSchedule;
+  for (const candidate of candidates) {
+    const { configuration, chain, costs } = candidate;
+    const choices = scheduleChoices(job, names, configuration, costs.layerCount);
+    if (choices.length === 0) continue;
+    const passes = passesOf(configuration.recompute, chain, candidate);
+    const least = scheduleBound(costs, passes, traits);
+    bound = Math.min(bound, least);
+    if (least === Number.POSITIVE_INFINITY) continue;
+    for (const choice of choices) {
+      if (isTooLarge(costs, passes, choice.name, choice.chunks)) continue;
+      const { name, chunks } = choice;
+      const both = bidirectional(name, configuration.pipeline);
+      const estimate = Math.max(least, estimateSeconds(costs, passes, name, chunks, both));
+      open.push({ candidate, choice, estimate });
+    }
+  }
+  open.sort((a, b) => a.estimate - b.estimate);
+
+  const runs = new ScheduleRuns();
+  let best = await bestFlush(candidates, names, models, runs, elapsed, options);
+  const timed: ScheduledCut[] = best ? [best] : [];
+  const known: SchedulePlan["visited"] = timed.map((cut) => ({
+    candidate: cut.candidate,
+    choice: { name: cut.name, chunks: 1 },
+    seconds: cut.seconds,
+  }));
+  const inOrder = await visit(open, best?.seconds, runs, models, elapsed, options);
+  inOrder.sort((a, b) => a.seconds - b.seconds);
+  const finalists = finalistsOf(inOrder);
+  for (const each of finalists) {
+    options.signal?.throwIfAborted();
+    const leader = Math.min(best?.seconds ?? Number.POSITIVE_INFINITY, finalists[0]!.seconds);
+    if (each.seconds > leader * (1 + finalistSlack)) break;
+    if (best && elapsed() > job.limits.searchSeconds) break;
+    const cut = finish(each, runs);
+    if (!cut) continue;
+    each.seconds = cut.seconds;
+    timed.push(cut);
+    if (!best || cut.seconds < best.seconds) best = cut;
+  }
+  // What was visited fits by its short run; one that does not in full is rare, and then the next may.
+  for (const each of inOrder) {
+    if (best) break;
+    if (finalists.includes(each)) continue;
+    best = finish(each, runs);
+    if (best) timed.push(best);
+  }
+  if (names.includes(searchedSchedule)) {
+    let searched: ScheduledCut | undefined;
+    timed.sort((a, b) => a.seconds - b.seconds);
+    const order = differentLayouts(timed).slice(0, onlySearched ? timed.length : searchedFinalists);
+    for (const cut of order) {
+      if (elapsed() > job.limits.searchSeconds && best && (searched || !onlySearched)) break;
+      const found = await searchActions(cut, onlySearched, options);
+      if (found && found.seconds < (searched?.seconds ?? Number.POSITIVE_INFINITY)) searched = found;
+    }
+    if (onlySearched) best = searched;
+    else if (searched && searched.seconds < best!.seconds) best = searched;
+  }
+  const visited = [...known, ...inOrder].sort((a, b) => a.seconds - b.seconds);
+  return best && { best, bound: Math.min(bound, best.seconds), visited };
+}
+
+/** Schedules that run no backward in halves. */
+const wholeBackwards: ReadonlySet<string> = new Set([
+  "1f1b",
+  "1f1b-async",
+  "2bw",
+  "gpipe",
+  "interleaved",
+  "looped-bfs",
+  "chimera",
+]);
+
+/** Sums of a chain, worked out once for all configurations that share it. */
+function passesCache() {
+  const known = new Map<LayerChain, Map<string, ChainPasses>>();
+  return (recompute: string, chain: LayerChain, { configuration }: Candidate): ChainPasses => {
+    const ofChain = known.get(chain) ?? new Map<string, ChainPasses>();
+    known.set(chain, ofChain);
+    const passes = ofChain.get(recompute) ?? chainPasses(configuration, chain);
+    ofChain.set(recompute, passes);
+    return passes;
+  };
+}
+
+/** The exact 1F1B plan, timed by the simulator. */
+async function bestFlush(
+  candidates: readonly Candidate[],
+  names: readonly string[],
+  { job }: CostModels,
+  runs: ScheduleRuns,
+  elapsed: () => number,
+  options: RunOptions,
+): Promise<ScheduledCut | undefined> {
+  if (!names.includes("1f1b") || (job.pins.chunks ?? 1) !== 1) return undefined;
+  const found = await searchFlush(candidates, job, elapsed, options);
+  if (!found) return undefined;
+  const { candidate, boundaries } = found;
+  const run = runs.whole({ name: "1f1b", chunks: 1 }, candidate.configuration)!;
+  const { costs } = candidate;
+  const seconds = runSeconds(costs, boundaries, run);
+  return { candidate, name: "1f1b", schedule: run.schedule, costs, boundaries, seconds };
+}
+
+/** Cuts and times options in the order of their estimates, until none that is left looks faster. */
+async function visit(
+  open: readonly Option[],
+  start: number | undefined,
+  runs: ScheduleRuns,
+  models: CostModels,
+  elapsed: () => number,
+  options: RunOptions,
+): Promise<Visited[]> {
+  const visited: Visited[] = [];
+  let best = start ?? Number.POSITIVE_INFINITY;
+  let visits = 0;
+  for (const option of open) {
+    if (option.estimate >= best) break;
+    options.signal?.throwIfAborted();
+    const found = best < Number.POSITIVE_INFINITY;
+    if (found && (visits >= mostVisits || runs.actions >= mostActions)) break;
+    if (found && elapsed() > models.job.limits.searchSeconds) break;
+    if (++visits % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
+    const { candidate, choice } = option;
+    const { configuration, chain } = candidate;
+    const run = runs.short(choice, configuration);
+    if (!run) continue;
+    const { layout } = run.schedule;
+    const plain = layout.rankOfStage.length === configuration.pipeline;
+    const costs =
+      plain && layout.copies === 1 ? candidate.costs : new StageCosts(configuration, chain, models, layout);
+    const boundaries = balancedCut(costs, run.schedule);
+    if (!boundaries) continue;
+    const seconds = runSeconds(costs, boundaries, run);
+    visited.push({ ...option, run, costs, boundaries, seconds });
+    if (seconds < best) {
+      best = seconds;
+      options.onProgress?.({
+        message: `${seconds.toPrecision(4)} s a step: ${describeConfiguration(configuration)}, ${describeChoice(choice)}`,
+        fraction: 0.8,
+      });
+    }
+  }
+  return visited;
+}
+
+/** The best visited cuts, not all of one schedule. */
+function finalistsOf(inOrder: readonly Visited[]): Visited[] {
+  const ofSchedule = new Map<string, number>();
+  const result: Visited[] = [];
+  for (const each of inOrder) {
+    if (result.length >= mostFinalists) break;
+    const { name } = each.choice;
+    const before = ofSchedule.get(name) ?? 0;
+    if (before >= finalistsOfSchedule) continue;
+    ofSchedule.set(name, before + 1);
+    result.push(each);
+  }
+  return result;
+}
+
+/** The first cut of each layout: orders that are searched for equal stages come out alike. */
+function differentLayouts(cuts: readonly ScheduledCut[]): ScheduledCut[] {
+  const seen = new Set<string>();
+  return cuts.filter(({ costs }) => {
+    const { pipeline, tensor, microBatch } = costs.configuration;
+    const key = [pipeline, tensor, microBatch, ...costs.layout.rankOfStage].join();
+    if (seen.has(key)) return false;
+    seen.add(key);
+    return true;
+  });
+}
+
+/** Improves a visited cut and times it in full. */
+function finish(each: Visited, runs: ScheduleRuns): ScheduledCut | undefined {
+  const { candidate, choice, costs, run } = each;
+  const whole = runs.whole(choice, candidate.configuration);
+  if (!whole) return undefined;
+  const { schedule } = whole;
+  let boundaries = improveCut(costs, run, each.boundaries);
+  let seconds = runSeconds(costs, boundaries, whole);
+  const before = runSeconds(costs, each.boundaries, whole);
+  if (before < seconds) [boundaries, seconds] = [each.boundaries, before];
+  if (excessBytes(costs, boundaries, schedule.holdings) > 0) return undefined;
+  return { candidate, name: choice.name, schedule, costs, boundaries, seconds };
+}
+
+/** What was searched, in words. */
+export function schedulesSearched(names: readonly string[], job: Job): string {
+  const chunks =
+    job.pins.chunks === undefined ? `up to ${mostChunks} chunks a rank` : `${job.pins.chunks} chunks a rank`;
+  return `schedules ${names.join(", ")} with ${chunks}, priced by the simulator; stages cut evenly within memory, then improved layer by layer, not every cut tried; the bound holds for every schedule and cut`;
+}
