@@ -1,5 +1,5 @@
 import type { Plan } from "../contracts/index.js";
-import { certificateSentence, type PlanFacts, planFacts, provenanceMeaning } from "./facts.js";
+import { certificateSentence, type PlanFacts, planFacts, provenanceMeaning, scheduleTitle } from "./facts.js";
 import { formatBytes, formatPercent, formatSeconds, plural } from "./format.js";
 import { cleanText } from "./text.js";
 
@@ -26,7 +26,7 @@ export interface Explanation {
 /** Explains a plan from the plan alone: what binds, where the time goes, what the alternatives cost. */
 export function explainPlan(plan: Plan): Explanation {
   const facts = planFacts(plan);
-  const { fullestRank, slowestStage, balance, overhead, largest } = facts;
+  const { fullestRank, pace, balance, overhead, largest } = facts;
   const why = [facts.bindingReason];
   why.push(
     `${largest.label} takes ${formatSeconds(largest.seconds)}, ${formatPercent(largest.share)} of the step` +
@@ -34,15 +34,10 @@ export function explainPlan(plan: Plan): Explanation {
   );
   if (plan.stages.length > 1) {
     why.push(
-      `Stage ${slowestStage.index} sets the pipeline's pace with ${formatSeconds(slowestStage.seconds)} a micro-batch; ` +
-        `the mean stage takes ${formatPercent(balance)} of that, so perfect balance would save at most ${formatPercent(1 - balance)} of the steady state.`,
+      `${pace.name} sets the pipeline's pace with ${formatSeconds(pace.seconds)} a micro-batch; ` +
+        `the mean ${pace.kind} takes ${formatPercent(balance)} of that, so perfect balance would save at most ${formatPercent(1 - balance)} of the steady state.`,
     );
-    const { microBatches } = plan.schedule;
-    // (p - 1) / (m + p - 1), Narayanan et al., SC'21, section 2.2.1.
-    const ideal = (facts.pipeline - 1) / (microBatches + facts.pipeline - 1);
-    why.push(
-      `With ${plural(facts.pipeline, "pipeline rank")} and ${plural(microBatches, "micro-batch")} even equal stages idle ${formatPercent(ideal)}.`,
-    );
+    why.push(bubbleSentence(plan, facts));
   }
   why.push(
     `The fullest device reserves ${formatBytes(fullestRank.reservedBytes)} of ${formatBytes(fullestRank.limitBytes)} (pipeline rank ${fullestRank.pipelineRank}).`,
@@ -61,6 +56,21 @@ export function explainPlan(plan: Plan): Explanation {
     terms: [...facts.time].sort((a, b) => b.seconds - a.seconds),
     alternatives,
   };
+}
+
+/** What the schedule leaves idle. */
+function bubbleSentence({ schedule, estimate }: Plan, { pipeline, pace }: PlanFacts): string {
+  const { name, microBatches } = schedule;
+  // (p - 1) / (m + p - 1), Narayanan et al., SC'21, section 2.2.1.
+  const ideal = formatPercent((pipeline - 1) / (microBatches + pipeline - 1));
+  const counts = `With ${plural(pipeline, "pipeline rank")} and ${plural(microBatches, "micro-batch")}`;
+  const plain = pace.kind === "stage" && ["1f1b", "gpipe"].includes(name.toLowerCase());
+  if (plain) return `${counts} even equal stages idle ${ideal}.`;
+  const { gradientSynchronisation, optimizer, bubble } = estimate.terms;
+  const pipelineSeconds = estimate.stepSeconds - gradientSynchronisation - optimizer;
+  const share = formatPercent(pipelineSeconds > 0 ? bubble / pipelineSeconds : 0);
+  const own = name === "searched" ? "the searched order" : scheduleTitle(name);
+  return `${counts} equal stages would idle ${ideal} under 1F1B; under ${own} the busiest rank idles ${share}.`;
 }
 
 /** An explanation as text. */

@@ -46,9 +46,14 @@ export interface PlanFacts {
   pipeline: number;
   data: number;
   tensor: number;
-  /** The stage whose forward and backward take longest: it sets the pipeline's pace. */
+  /** The stage whose forward and backward take longest. */
   slowestStage: { index: number; seconds: number };
-  /** Mean over slowest stage time, 1 for equal stages. */
+  /**
+   * What sets the pipeline's pace, and its time of one micro-batch: the slowest stage, or, where ranks hold several
+   * stages, the busiest rank.
+   */
+  pace: { kind: "stage" | "rank"; name: string; seconds: number };
+  /** Mean over slowest stage (or rank) time, 1 for equal ones. */
   balance: number;
   /** The pipeline rank that fills most of its limit. */
   fullestRank: { pipelineRank: number; reservedBytes: number; limitBytes: number; share: number };
@@ -70,14 +75,9 @@ const fullShare = 0.9;
 
 /** The facts of a plan; see `PlanFacts`. */
 export function planFacts(plan: Plan): PlanFacts {
-  let slowestStage = { index: 0, seconds: 0 };
-  let total = 0;
-  for (const { index, forwardSeconds, backwardSeconds } of plan.stages) {
-    const seconds = forwardSeconds + backwardSeconds;
-    total += seconds;
-    // Equal stages differ by rounding; the first of them is named.
-    if (seconds > slowestStage.seconds * (1 + 1e-9)) slowestStage = { index, seconds };
-  }
+  const slowest = longest(plan.stages.map(stageSeconds));
+  const slowestStage = { index: plan.stages[slowest.at]?.index ?? 0, seconds: slowest.seconds };
+  const { pace, balance } = paceOf(plan);
   // Below 0, so that the first rank counts even where it holds nothing.
   let fullestRank = { pipelineRank: 0, reservedBytes: 0, limitBytes: 0, share: -1 };
   for (const { pipelineRank, reservedBytes, limitBytes } of plan.estimate.memory) {
@@ -110,7 +110,8 @@ export function planFacts(plan: Plan): PlanFacts {
     data: axisSize(plan, "data"),
     tensor: axisSize(plan, "tensor"),
     slowestStage,
-    balance: slowestStage.seconds > 0 ? total / plan.stages.length / slowestStage.seconds : 1,
+    pace,
+    balance,
     fullestRank,
     time,
     largest: bySize[0]!,
@@ -120,6 +121,43 @@ export function planFacts(plan: Plan): PlanFacts {
     certificateTitle: certificateTitle(plan),
   };
 }
+
+function stageSeconds({ forwardSeconds, backwardSeconds }: Plan["stages"][number]): number {
+  return forwardSeconds + backwardSeconds;
+}
+
+/** Equal times differ by rounding; the first of them is named. */
+function longest(times: readonly number[]): { at: number; seconds: number } {
+  let most = { at: 0, seconds: 0 };
+  for (const [at, seconds] of times.entries()) {
+    if (seconds > most.seconds * (1 + 1e-9)) most = { at, seconds };
+  }
+  return most;
+}
+
+function paceOf(plan: Plan): Pick<PlanFacts, "pace" | "balance"> {
+  const { stages, schedule } = plan;
+  const ranks = axisSize(plan, "pipeline");
+  const mirrored = bidirectionalSchedules.has(schedule.name.toLowerCase());
+  const kind = stages.length > ranks || mirrored ? "rank" : "stage";
+  const times = kind === "stage" ? stages.map(stageSeconds) : new Array<number>(ranks).fill(0);
+  if (kind === "rank") {
+    for (const stage of stages) {
+      const seconds = stageSeconds(stage) / (mirrored ? 2 : 1);
+      times[stage.rank]! += seconds;
+      // The second pipeline's copy works on the other half of the micro-batches.
+      if (mirrored) times[ranks - 1 - stage.rank]! += seconds;
+    }
+  }
+  const { at, seconds } = longest(times);
+  const mean = times.reduce((sum, each) => sum + each, 0) / times.length;
+  const index = kind === "stage" ? (stages[at]?.index ?? 0) : at;
+  const name = `${kind === "stage" ? "Stage" : "Pipeline rank"} ${index}`;
+  return { pace: { kind, name, seconds }, balance: seconds > 0 ? mean / seconds : 1 };
+}
+
+/** Schedules that hold every stage on two ranks, the second copy on the mirrored one. */
+const bidirectionalSchedules: ReadonlySet<string> = new Set(["dualpipe", "chimera"]);
 
 function certificateTitle({ certificate }: Plan): string {
   if (certificate.status === "infeasible") return "Infeasible";

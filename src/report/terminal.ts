@@ -105,8 +105,8 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
     ? `Largest overhead: ${facts.overhead.label.toLowerCase()}, ${formatPercent(facts.overhead.share)} of the step. `
     : "";
   sentence(
-    `${overhead}Stage ${facts.slowestStage.index} sets the pace with ${formatSeconds(facts.slowestStage.seconds)} a micro-batch; ` +
-      `the mean stage takes ${formatPercent(facts.balance)} of that.`,
+    `${overhead}${facts.pace.name} sets the pace with ${formatSeconds(facts.pace.seconds)} a micro-batch; ` +
+      `the mean ${facts.pace.kind} takes ${formatPercent(facts.balance)} of that.`,
     "dim",
   );
 

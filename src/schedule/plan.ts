@@ -101,6 +101,7 @@ export function memoryOfPlan(
   for (const r of rank) chunks[r] = chunks[r]! + 1;
   if (!table.ranks.every((_, r) => entries.has(r))) return undefined;
   const first = entries.get(0)!;
+  const overlaps = table.ranks.map((actions) => actions.some((action) => action.overlapped));
   const stages = Array.from(rank, (r, s) => {
     const { parameters, gradients, optimizer, activations, logits, workspace } = entries.get(r)!.terms;
     return {
@@ -108,8 +109,9 @@ export function memoryOfPlan(
       gradientBytes: gradients / chunks[r]!,
       optimizerBytes: optimizer / chunks[r]!,
       activationBytes: activations / peakMicroBatches[r]!,
-      forwardWorkspaceBytes: logits + workspace,
-      backwardWorkspaceBytes: logits + workspace,
+      // Where a forward and a backward run side by side, the plan counts a workspace for each.
+      forwardWorkspaceBytes: overlaps[r] ? workspace / 2 : logits + workspace,
+      backwardWorkspaceBytes: overlaps[r] ? workspace / 2 + logits : logits + workspace,
     };
   });
   const used = first.allocatedBytes - first.terms.context;

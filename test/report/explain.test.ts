@@ -22,6 +22,26 @@ describe("explainPlan", () => {
     expect(text).toContain("45.83 s (+6.4 %)");
   });
 
+  it("speaks of ranks where they hold several stages", () => {
+    const plan = samplePlan();
+    const ranks = plan.stages.length / 2;
+    plan.mesh.sizes[plan.mesh.axes.indexOf("pipeline")] = ranks;
+    plan.schedule.name = "zbv";
+    for (const stage of plan.stages) {
+      stage.rank = stage.index < ranks ? stage.index : 2 * ranks - 1 - stage.index;
+      stage.forwardSeconds = 1;
+      stage.backwardSeconds = stage.index === 1 ? 3 : 2;
+    }
+    const text = renderExplanation(plan, explainPlan(plan));
+    // Rank 1 has 7 s of work, the others 6 s.
+    expect(text).toContain("Pipeline rank 1 sets the pipeline's pace with 7.00 s a micro-batch");
+    expect(text).toMatch(/under 1F1B; under ZB-V the busiest rank idles \d/);
+    plan.schedule.name = "dualpipe";
+    plan.stages.length = ranks;
+    // Copies share the work: ranks 1 and p - 2 have 3.5 s each.
+    expect(explainPlan(plan).why.join(" ")).toContain("Pipeline rank 1 sets the pipeline's pace with 3.50 s");
+  });
+
   it("says that time binds where memory is free", () => {
     const plan = samplePlan({ microBatches: 4 });
     for (const entry of plan.estimate.memory) entry.reservedBytes = entry.limitBytes * 0.4;

@@ -376,6 +376,14 @@ describe("createPlan over schedules", () => {
     const buffered = await planned({ runtime: "any", pins: { ...job.pins, schedule: "2bw" } });
     expect(buffered.schedule.name).toBe("2bw");
     expect(held(buffered) / held(flush)).toBeCloseTo(2, 6);
+    const folded = await planned({ runtime: "torch", pins: { ...job.pins, schedule: "dualpipev" } });
+    for (const plan of [flush, dual, buffered, folded]) {
+      simulatePlan(plan, { memory: true }).pipeline.ranks.forEach(({ memory }, rank) => {
+        const { allocatedBytes, reservedBytes } = plan.estimate.memory[rank]!;
+        expect(memory!.peakAllocatedBytes / allocatedBytes).toBeCloseTo(1, 6);
+        expect(memory!.reservedBytes / reservedBytes).toBeCloseTo(1, 6);
+      });
+    }
   }, 30_000);
 
   it("gives the same plan for the same input", async () => {

@@ -161,7 +161,7 @@ export function stageSection(plan: Plan, facts: PlanFacts): Markup {
   const stages = [...plan.stages].sort((a, b) => a.index - b.index);
   return html`<section id="stages" class="long" aria-labelledby="stages-title">
 <div class="head"><div><h2 id="stages-title">Stages</h2>
-<p class="note">Times are one micro-batch’s, transfer to the next stage included. Stage ${facts.slowestStage.index} sets the pace; the mean stage takes ${formatPercent(facts.balance)} of its time.</p></div></div>
+<p class="note">Times are one micro-batch’s, transfer to the next stage included. ${facts.pace.name} sets the pace; the mean ${facts.pace.kind} takes ${formatPercent(facts.balance)} of its time.</p></div></div>
 <div class="scroll"><table class="${tableClass(stages.length)}">
 <thead><tr><th scope="col">Stage</th><th scope="col">Layers</th><th scope="col" class="number">Count</th><th scope="col">Also holds</th><th scope="col">Recomputes</th><th scope="col" class="number">Forward ms</th><th scope="col" class="number">Backward ms</th><th scope="col">Global ranks</th></tr></thead>
 <tbody>${stages.map((stage) => {
