@@ -17,6 +17,14 @@ export const layerFields = [
 
 export type LayerSums = Readonly<Record<(typeof layerFields)[number], Float64Array>>;
 
+/**
+ * Activation bytes of one micro-batch between the halves of its backward: what full recomputation brought back stays
+ * for the weight gradients.
+ */
+export function wholeSavedBytes({ savedBytes }: LayerCost, recompute: Recompute): number {
+  return recompute === "full" ? Math.max(savedBytes.none, savedBytes.full) : savedBytes[recompute];
+}
+
 /** Sums over the first i block layers, for every i: any range's sum is a difference. */
 export function layerSums(blocks: readonly LayerCost[], recompute: Recompute): LayerSums {
   const sums = Object.fromEntries(
@@ -32,10 +40,7 @@ export function layerSums(blocks: readonly LayerCost[], recompute: Recompute): L
       recomputeCommunication: block.recomputeCommunicationSeconds[recompute],
       parameters: block.parameters,
       saved: block.savedBytes[recompute],
-      savedWhole:
-        recompute === "full"
-          ? Math.max(block.savedBytes.none, block.savedBytes.full)
-          : block.savedBytes[recompute],
+      savedWhole: wholeSavedBytes(block, recompute),
       weights: block.weightGradientSeconds,
     };
     for (const field of layerFields) sums[field][i + 1] = sums[field][i]! + values[field];

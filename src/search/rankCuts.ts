@@ -8,7 +8,7 @@ import type { StageCosts } from "./stageCosts.js";
  */
 
 /** Stages between the first and the last hold a layer; those two may hold the embedding or the head alone. */
-function leastLayers(stage: number, stages: number): number {
+export function leastLayers(stage: number, stages: number): number {
   return stages > 1 && (stage === 0 || stage === stages - 1) ? 0 : 1;
 }
 

@@ -1,5 +1,6 @@
 import type { Configuration, LayerChain } from "./configuration.js";
 import type { LayerCost } from "./intra.js";
+import { wholeSavedBytes } from "./layerSums.js";
 import type { StageCosts } from "./stageCosts.js";
 
 /** What the schedules that are searched have in common. */
@@ -18,6 +19,9 @@ interface LayerPass {
   /** Everything. */
   pass: number;
   savedBytes: number;
+  /** Between the halves of a backward. */
+  betweenBytes: number;
+  parameters: number;
 }
 
 /** Sums over a chain of layers that bounds and estimates need. */
@@ -45,6 +49,8 @@ export function chainPasses({ recompute }: Configuration, chain: LayerChain): Ch
       backwardInput: backward - layer.backwardWeightSeconds,
       pass: forward + backward,
       savedBytes: layer.savedBytes[block ? recompute : "none"],
+      betweenBytes: wholeSavedBytes(layer, block ? recompute : "none"),
+      parameters: layer.parameters,
     };
   };
   const combine = (list: LayerPass[], how: (...values: number[]) => number): LayerPass => ({
@@ -52,6 +58,8 @@ export function chainPasses({ recompute }: Configuration, chain: LayerChain): Ch
     backwardInput: how(...list.map((each) => each.backwardInput)),
     pass: how(...list.map((each) => each.pass)),
     savedBytes: how(...list.map((each) => each.savedBytes)),
+    betweenBytes: how(...list.map((each) => each.betweenBytes)),
+    parameters: how(...list.map((each) => each.parameters)),
   });
   const sum = (...values: number[]) => values.reduce((all, value) => all + value, 0);
   const embedding = chain.embedding.map((layer) => passOf(layer, false));

@@ -19,6 +19,7 @@ import { PreparedSchedule } from "../../src/search/preparedSchedule.js";
 import { rankMemory } from "../../src/search/pricing.js";
 import { chainPasses, scheduleBound } from "../../src/search/scheduleBounds.js";
 import { openSchedules } from "../../src/search/scheduleChoices.js";
+import { cutBound } from "../../src/search/scheduleProofs.js";
 import { StageCosts } from "../../src/search/stageCosts.js";
 
 type Wishes = Omit<Partial<Job>, "schema"> & Pick<Job, "globalBatch" | "sequence">;
@@ -227,6 +228,76 @@ describe("scheduleBound", () => {
       }
       expect(closest).toBeLessThan(1.35);
     }
+  }, 30_000);
+});
+
+describe("cutBound", () => {
+  it("is below every cut of its schedule that fits, whatever the memory", async () => {
+    const wishes = { globalBatch: 12, sequence: 256 };
+    const { blocks, chains, cluster } = setUp("mini-llama", "h100-sxm:4x1", wishes);
+    let tight = Number.POSITIVE_INFINITY;
+    let forbidden = 0;
+    let compared = 0;
+    for (const recompute of ["none", "full"] as const) {
+      const configuration = {
+        tensor: 1,
+        pipeline: 4,
+        data: 1,
+        microBatch: 1,
+        microBatches: 12,
+        sequenceParallel: false,
+        recompute,
+        zero: 0 as const,
+      };
+      const chain = (await chains.chain(configuration))!;
+      const passes = chainPasses(configuration, chain);
+      for (const table of tablesFor(4, 12, blocks)) {
+        const schedule = new PreparedSchedule(table);
+        if (schedule.layout.copies > 1) continue;
+        const all = [...cuts(blocks, schedule.layout.rankOfStage.length)];
+        const needed = (costs: StageCosts, boundaries: number[]) =>
+          Math.max(
+            ...table.ranks.map((_, r) => costs.reserved(rankMemory(costs, boundaries, schedule.holdings, r))),
+          );
+        const { models } = setUp("mini-llama", "h100-sxm:4x1", wishes);
+        const free = new StageCosts(configuration, chain, models, schedule.layout);
+        const bytes = all.map((boundaries) => needed(free, boundaries)).sort((a, b) => a - b);
+        const device = cluster.devices[0]!.memoryBytes.value;
+        for (const limit of [bytes[0]!, bytes[Math.floor(bytes.length / 4)]!, device]) {
+          const memoryFraction = Math.min(1, (limit * (1 + 1e-12)) / device);
+          const limited = setUp("mini-llama", "h100-sxm:4x1", {
+            ...wishes,
+            limits: { memoryFraction, searchSeconds: 60 },
+          });
+          const costs = new StageCosts(configuration, chain, limited.models, schedule.layout);
+          const bound = cutBound(costs, passes, schedule);
+          let least = Number.POSITIVE_INFINITY;
+          for (const boundaries of all) {
+            if (needed(costs, boundaries) > costs.limitBytes) continue;
+            const { seconds } = price(costs, boundaries, table);
+            least = Math.min(least, seconds + tailSeconds(costs, boundaries, table));
+            compared++;
+          }
+          expect(bound).toBeLessThanOrEqual(least * (1 + 1e-9));
+          const traits = { split: schedule.split, bidirectional: false };
+          const plain = new StageCosts(configuration, chain, limited.models);
+          expect(scheduleBound(plain, passes, traits)).toBeLessThanOrEqual(least * (1 + 1e-9));
+          tight = Math.min(tight, least / bound);
+          const none = setUp("mini-llama", "h100-sxm:4x1", {
+            ...wishes,
+            limits: { memoryFraction: (0.2 * limit + 0.8 * 2.5e9) / device, searchSeconds: 60 },
+          });
+          if (
+            cutBound(new StageCosts(configuration, chain, none.models, schedule.layout), passes, schedule) ===
+            Number.POSITIVE_INFINITY
+          )
+            forbidden++;
+        }
+      }
+    }
+    expect(compared).toBeGreaterThan(1000);
+    expect(tight).toBeLessThan(1.02);
+    expect(forbidden).toBeGreaterThan(5);
   }, 30_000);
 });
 
