@@ -92,10 +92,10 @@ export async function searchPlan(
   const candidates: Candidate[] = [];
   for (const [i, configuration] of configurations.entries()) {
     options.signal?.throwIfAborted();
-    const chain = await chains.chain(configuration);
-    if (!chain) continue;
-    const costs = new StageCosts(configuration, chain, models);
-    candidates.push({ configuration, chain, costs, lowerBound: leastSeconds(costs) });
+    for (const chain of await chains.chains(configuration)) {
+      const costs = new StageCosts(configuration, chain, models);
+      candidates.push({ configuration, chain, costs, lowerBound: leastSeconds(costs) });
+    }
     if (i % 256 === 0) {
       options.onProgress?.({
         message: `pricing configurations`,
@@ -186,7 +186,7 @@ function spaceSearched(job: Job, names: readonly string[]): string {
     "every micro-batch that divides the batch, up to 64 sequences",
     "sequence parallelism on or off, ZeRO 0 or 1, recomputation none, selective or full (one for all stages)",
     job.runtime === "any"
-      ? "shardings of each distinct layer: all splits of named dimensions"
+      ? "shardings of each distinct layer: the fastest of all splits of named dimensions, and the fastest that every launcher executes"
       : `shardings of each distinct layer: those that runtime ${job.runtime} executes`,
     ...(pins.length > 0 ? [`pinned: ${pins.join(", ")}`] : []),
   ].join("; ");

@@ -1,4 +1,4 @@
-import { type Layer, type Model, MpoptError } from "../contracts/index.js";
+import { type Layer, type Model, MpoptError, type Runtime } from "../contracts/index.js";
 import type { CostContext } from "../cost/operator.js";
 import { tensorsById } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
@@ -22,23 +22,38 @@ export class LayerChains {
     this.#signal = signal;
   }
 
-  /** The chain of a configuration; undefined where some operator cannot be divided that way. */
-  async chain(configuration: Configuration): Promise<LayerChain | undefined> {
+  /**
+   * The chains of a configuration; none where some operator cannot be divided that way. Free shardings are chosen
+   * by time alone: those that every launcher executes are a second chain beside them, which may hold less.
+   */
+  async chains(configuration: Configuration): Promise<LayerChain[]> {
+    const { runtime } = this.#models.job;
+    const chains: LayerChain[] = [];
+    for (const rules of runtime === "any" ? (["any", "portable"] as const) : [runtime]) {
+      const chain = await this.chain(configuration, rules);
+      if (chain) chains.push(chain);
+    }
+    return chains;
+  }
+
+  /** The chain of a configuration under a runtime's rules; undefined where some operator cannot be divided so. */
+  async chain(
+    configuration: Configuration,
+    runtime: Runtime = this.#models.job.runtime,
+  ): Promise<LayerChain | undefined> {
     const { tensor, microBatch, sequenceParallel, microBatches } = configuration;
-    const { job } = this.#models;
     // Only free shardings weigh the reduction of weight gradients, which is shared by all micro-batches.
-    const repeats = job.runtime === "any" ? microBatches : job.globalBatch;
-    const key = `${tensor}/${microBatch}/${sequenceParallel}/${repeats}`;
+    const repeats = runtime === "any" ? microBatches : this.#models.job.globalBatch;
+    const key = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${repeats}`;
     if (!this.#chains.has(key)) {
-      this.#chains.set(key, await this.#solve(tensor, microBatch, sequenceParallel, repeats));
+      this.#chains.set(key, await this.#solve(configuration, runtime, repeats));
     }
     return this.#chains.get(key);
   }
 
   async #solve(
-    tensor: number,
-    microBatch: number,
-    sequenceParallel: boolean,
+    { tensor, microBatch, sequenceParallel }: Configuration,
+    runtime: Runtime,
     microBatches: number,
   ): Promise<LayerChain | undefined> {
     const { job, compute, communication } = this.#models;
@@ -60,7 +75,7 @@ export class LayerChains {
         context,
         communication,
         group,
-        runtime: job.runtime,
+        runtime,
         sequenceParallel,
         microBatches,
       };

@@ -152,3 +152,21 @@ describe("searchPlan", () => {
     expect(plan.estimate.hfu).toBeGreaterThan(plan.estimate.mfu);
   });
 });
+
+describe("a runtime without limits", () => {
+  it("is never slower than the portable one where free shardings would not fit", async () => {
+    const search = async (runtime: string) => {
+      const job = {
+        schema: "mpopt.job/1",
+        globalBatch: 32,
+        sequence: 8192,
+        runtime,
+        pins: { schedule: "1f1b" },
+      };
+      const model = loadModel("llama-3.1-8b");
+      const found = await searchPlan(model, clusterPreset("a100-40:4x2"), checkValue(jobSchema, job, "job"));
+      return found.certificate.objective;
+    };
+    expect(await search("any")).toBeLessThanOrEqual((await search("portable")) * (1 + 1e-12));
+  });
+});
