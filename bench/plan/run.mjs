@@ -16,16 +16,22 @@ const cases = [
   ["deepseek-v3", "h100-sxm:8x256", 2048, 4096],
   ["llama-3.1-405b", "h100-sxm:8x256", 2048, 8192],
   ["llama-3.1-405b", "h100-sxm:8x2048", 2048, 8192],
+  // More schedules than 1F1B are open to these runtimes.
+  ...["megatron", "torch", "any"].flatMap((runtime) => [
+    ["llama-3.1-8b", "h100-sxm:8x2", 128, 8192, runtime],
+    ["llama-3.1-70b", "a100-80:8x4", 32, 8192, runtime],
+    ["llama-3.1-405b", "h100-sxm:8x256", 2048, 8192, runtime],
+  ]),
 ];
 
 const self = fileURLToPath(import.meta.url);
 
-async function one(model, cluster, globalBatch, sequence) {
+async function one(model, cluster, globalBatch, sequence, runtime = "portable") {
   const { plan, loadModel, loadCluster } = await import("../../dist/index.js");
   const made = await plan({
     model: loadModel(model),
     cluster: loadCluster(cluster),
-    job: { globalBatch: Number(globalBatch), sequence: Number(sequence) },
+    job: { globalBatch: Number(globalBatch), sequence: Number(sequence), runtime },
   });
   const { user, system } = process.cpuUsage();
   return {
@@ -33,6 +39,8 @@ async function one(model, cluster, globalBatch, sequence) {
     cluster,
     globalBatch: Number(globalBatch),
     sequence: Number(sequence),
+    runtime,
+    schedule: made.schedule.name,
     degrees: Object.fromEntries(made.mesh.axes.map((axis, i) => [axis, made.mesh.sizes[i]])),
     stepSeconds: made.estimate.stepSeconds,
     mfu: made.estimate.mfu,
@@ -49,7 +57,7 @@ if (process.argv[2] === "--case") {
   console.log(JSON.stringify(await one(...process.argv.slice(3))));
 } else {
   const results = [];
-  console.log("model            cluster           step s    MFU   proof     CPU s   MB");
+  console.log("model            cluster          runtime  schedule     step s    MFU   proof     CPU s   MB");
   for (const each of cases) {
     const started = performance.now();
     const done = spawnSync(process.execPath, [self, "--case", ...each.map(String)], { encoding: "utf8" });
@@ -60,6 +68,8 @@ if (process.argv[2] === "--case") {
       [
         row.model.padEnd(16),
         row.cluster.padEnd(16),
+        row.runtime.padEnd(8),
+        row.schedule.padEnd(11),
         row.stepSeconds.toPrecision(4).padStart(7),
         `${(row.mfu * 100).toFixed(1)} %`.padStart(7),
         row.status.padEnd(9),
