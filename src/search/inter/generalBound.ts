@@ -251,7 +251,7 @@ export class Relaxation {
         replicas = Math.max(replicas, Math.min(Math.ceil(microBatches / inFlight), byPlace));
       }
       if (replicas > most) continue;
-      if (limits.sync !== undefined) {
+      if (limits.sync !== undefined && limits.sync < Number.POSITIVE_INFINITY) {
         const ring = ringSeconds(bytes, replicas, spanLink(this.#links, (replicas - 1) * tensor + 1));
         if (ring - hidden > limits.sync * (1 + slack)) continue;
       }
@@ -321,7 +321,8 @@ export function bestLinks({ levels }: Machine): SpanLink[] {
 
 /** The best link of a ring over devices of which the outermost are `span` - 1 apart. */
 export function spanLink(links: readonly SpanLink[], span: number): SpanLink {
-  return links.find((link) => span <= link.span) ?? links.at(-1)!;
+  for (const link of links) if (span <= link.span) return link;
+  return links.at(-1)!;
 }
 
 /** Fewest d with (ceil(m / d) - 1) L within a limit. */
