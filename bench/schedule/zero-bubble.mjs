@@ -56,7 +56,7 @@ if (values.output) {
   const document = {
     date: new Date().toISOString().slice(0, 10),
     versions: { node: process.version },
-    note: "parameters are fitted to these rows: shares of the a100-80 preset's curves, and what a transfer costs beyond the link's latency.",
+    note: `parameters are fitted to ${values.with ? "other rows" : "these rows"}: shares of the a100-80 preset's curves, and what a transfer costs beyond the link's latency.`,
     parameters,
     summary,
     rows: predictions,
