@@ -1,35 +1,20 @@
 import type { Command } from "commander";
-import { buildNativeCommand } from "./buildNative.js";
-import { checkCommand } from "./check.js";
-import { diffCommand } from "./diff.js";
-import { doctorCommand } from "./doctor.js";
-import { estimateCommand } from "./estimate.js";
-import { explainCommand } from "./explain.js";
-import { exportCommand } from "./export.js";
-import { importCommand } from "./import.js";
-import { launchCommand } from "./launch.js";
-import { planCommand } from "./plan.js";
-import { profileCommand } from "./profile.js";
-import { quickstartCommand } from "./quickstart.js";
-import { reportCommand } from "./report.js";
-import { simulateCommand } from "./simulate.js";
-import { solveCommand } from "./solve.js";
 
-/** The commands, in the order that --help lists them. */
-export const commands: readonly (() => Command)[] = [
-  quickstartCommand,
-  doctorCommand,
-  profileCommand,
-  importCommand,
-  planCommand,
-  estimateCommand,
-  simulateCommand,
-  explainCommand,
-  diffCommand,
-  checkCommand,
-  reportCommand,
-  exportCommand,
-  launchCommand,
-  solveCommand,
-  buildNativeCommand,
-];
+/** The commands by name, in the order that --help lists them; each is loaded when it is asked for. */
+export const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  quickstart: async () => (await import("./quickstart.js")).quickstartCommand(),
+  doctor: async () => (await import("./doctor.js")).doctorCommand(),
+  profile: async () => (await import("./profile.js")).profileCommand(),
+  import: async () => (await import("./import.js")).importCommand(),
+  plan: async () => (await import("./plan.js")).planCommand(),
+  estimate: async () => (await import("./estimate.js")).estimateCommand(),
+  simulate: async () => (await import("./simulate.js")).simulateCommand(),
+  explain: async () => (await import("./explain.js")).explainCommand(),
+  diff: async () => (await import("./diff.js")).diffCommand(),
+  check: async () => (await import("./check.js")).checkCommand(),
+  report: async () => (await import("./report.js")).reportCommand(),
+  export: async () => (await import("./export.js")).exportCommand(),
+  launch: async () => (await import("./launch.js")).launchCommand(),
+  solve: async () => (await import("./solve.js")).solveCommand(),
+  "build-native": async () => (await import("./buildNative.js")).buildNativeCommand(),
+};

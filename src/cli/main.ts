@@ -16,7 +16,10 @@ const program = new Command("mpopt")
   .showHelpAfterError("Run with --help for the options and an example.")
   .configureHelp({ sortSubcommands: false })
   .enablePositionalOptions();
-for (const create of commands) program.addCommand(create());
+// A command needs its own modules alone; help and mistakes need all of them.
+const asked = process.argv[2] ?? "";
+const needed = Object.hasOwn(commands, asked) ? [commands[asked]!] : Object.values(commands);
+for (const load of needed) program.addCommand(await load());
 
 const wantsJson = process.argv.includes("--json");
 for (const command of [program, ...program.commands]) {
