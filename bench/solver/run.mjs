@@ -8,25 +8,13 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { serialize, writeFileAtomic } from "../../dist/contracts/index.js";
+import { randomOf } from "../../dist/search/inter/random.js";
 import { readIopddl, solve } from "../../dist/solver/index.js";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { output: { type: "string", short: "o" }, one: { type: "string" } },
 });
-
-/** Reproducible whole numbers below a bound (splitmix32). */
-function randomOf(seed) {
-  let state = seed | 0;
-  return (below) => {
-    state = (state + 0x9e3779b9) | 0;
-    let z = state ^ (state >>> 16);
-    z = Math.imul(z, 0x21f0aaad);
-    z ^= z >>> 15;
-    z = Math.imul(z, 0x735a2d97);
-    return ((z ^ (z >>> 15)) >>> 0) % below;
-  };
-}
 
 /** Nodes in a row, each alive for nine steps; blocks have residual edges over four nodes. */
 function layered({ seed, nodes, strategies, residual, share }) {

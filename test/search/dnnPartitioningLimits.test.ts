@@ -3,7 +3,7 @@ import { readDnnPartitioning } from "../../src/models/dnnPartitioning.js";
 import type { LayeredGraph } from "../../src/models/layered.js";
 import { solveDnnPartitioning } from "../../src/search/inter/dnnPartitioning.js";
 import { evaluateDnnPartitioning } from "../../src/search/inter/dnnPartitioningEvaluate.js";
-import { randomOf } from "./dnnPartitioningRandom.js";
+import { randomOf } from "../../src/search/inter/random.js";
 
 const gnmt = () => readDnnPartitioning("test/data/dnn-partitioning/gnmt_training.json");
 

@@ -7,7 +7,8 @@ import { searchIdeals } from "../../src/search/inter/dnnPartitioningIdeals.js";
 import { Loads } from "../../src/search/inter/dnnPartitioningLoads.js";
 import { type PlacementProblem, placementProblem } from "../../src/search/inter/dnnPartitioningProblem.js";
 import { reduceProblem } from "../../src/search/inter/dnnPartitioningReduce.js";
-import { enumerate, randomGraph, randomOf } from "./dnnPartitioningRandom.js";
+import { randomOf } from "../../src/search/inter/random.js";
+import { enumerate, randomGraph } from "./dnnPartitioningRandom.js";
 
 const unlimited = () => new Budget(Number.POSITIVE_INFINITY);
 /** Just above and just below a load. */

@@ -1,16 +1,6 @@
 import type { LayeredGraph } from "../../src/models/layered.js";
 import type { PlacementLimits } from "../../src/search/inter/dnnPartitioningProblem.js";
-
-/** Reproducible whole numbers below a bound (splitmix32). */
-export function randomOf(seed: number): (below: number) => number {
-  let state = seed | 0;
-  return (below) => {
-    state = (state + 0x9e3779b9) | 0;
-    let z = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
-    z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-    return ((z ^ (z >>> 15)) >>> 0) % below;
-  };
-}
+import { randomOf } from "../../src/search/inter/random.js";
 
 /** A small graph with everything the format has: colours, backward nodes, unsupported nodes, tight memory. */
 export function randomGraph(seed: number): LayeredGraph {

@@ -8,7 +8,8 @@ import {
   evaluatePipedream,
   type PipedreamPlan,
 } from "../../src/search/inter/pipedreamEvaluate.js";
-import { layeredGraph, randomOf } from "./pipedreamBrute.js";
+import { randomOf } from "../../src/search/inter/random.js";
+import { layeredGraph } from "./pipedreamBrute.js";
 import {
   dataParallelSeconds,
   type PublishedRow,

@@ -30,19 +30,6 @@ export function layeredGraph(
   };
 }
 
-/** Reproducible whole numbers below a bound (splitmix32). */
-export function randomOf(seed: number): (below: number) => number {
-  let state = seed | 0;
-  return (below) => {
-    state = (state + 0x9e3779b9) | 0;
-    let z = state ^ (state >>> 16);
-    z = Math.imul(z, 0x21f0aaad);
-    z ^= z >>> 15;
-    z = Math.imul(z, 0x735a2d97);
-    return ((z ^ (z >>> 15)) >>> 0) % below;
-  };
-}
-
 /** The least objective over every chain of down-sets and every number of replicas, without bounds; infinity where
  * none fits. Each range is looked at once per place. */
 export function bruteForce(graph: LayeredGraph, options: PipedreamOptions): number {

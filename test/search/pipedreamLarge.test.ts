@@ -12,7 +12,8 @@ import {
 } from "../../src/search/inter/linearise.js";
 import { solvePipedream } from "../../src/search/inter/pipedream.js";
 import { checkPlacement, evaluatePipedream } from "../../src/search/inter/pipedreamEvaluate.js";
-import { layeredGraph, randomOf } from "./pipedreamBrute.js";
+import { randomOf } from "../../src/search/inter/random.js";
+import { layeredGraph } from "./pipedreamBrute.js";
 import { nasnetProfile } from "./pipedreamNasnet.js";
 import { settings } from "./pipedreamPublished.js";
 

@@ -1,4 +1,4 @@
-import { randomOf } from "./pipedreamBrute.js";
+import { randomOf } from "../../src/search/inter/random.js";
 
 /**
  * A profile in PipeDream's format with the shape of NASNet-A: cells of five blocks, each of which adds two

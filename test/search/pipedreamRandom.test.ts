@@ -4,7 +4,8 @@ import { type PipedreamOptions, problemOf, solvePipedream } from "../../src/sear
 import { cutTable } from "../../src/search/inter/pipedreamCuts.js";
 import { checkPlacement, evaluatePipedream } from "../../src/search/inter/pipedreamEvaluate.js";
 import { PipedreamTables } from "../../src/search/inter/pipedreamTables.js";
-import { bruteForce, layeredGraph, randomOf } from "./pipedreamBrute.js";
+import { randomOf } from "../../src/search/inter/random.js";
+import { bruteForce, layeredGraph } from "./pipedreamBrute.js";
 
 /** A random DAG of `least` nodes or up to `more - 1` more; zero figures, several sources and sinks included. */
 function randomGraph(random: (below: number) => number, least: number, more: number) {

@@ -1,4 +1,5 @@
 import fc from "fast-check";
+import { randomOf } from "../../src/search/inter/random.js";
 import type { Problem, ProblemEdge, ProblemNode } from "../../src/solver/index.js";
 
 const forbidden = Number.POSITIVE_INFINITY;
@@ -51,19 +52,6 @@ export const smallProblem: fc.Arbitrary<Problem> = fc
       usageLimit: fc.option(fc.nat(8 * nodes.length), { nil: undefined, freq: 4 }),
     }),
   );
-
-/** Reproducible whole numbers below a bound (splitmix32). */
-export function randomOf(seed: number): (below: number) => number {
-  let state = seed | 0;
-  return (below) => {
-    state = (state + 0x9e3779b9) | 0;
-    let z = state ^ (state >>> 16);
-    z = Math.imul(z, 0x21f0aaad);
-    z ^= z >>> 15;
-    z = Math.imul(z, 0x735a2d97);
-    return ((z ^ (z >>> 15)) >>> 0) % below;
-  };
-}
 
 /** A chain: each node tied to the next, alive for `span` steps; the limit leaves `share` of the usage. */
 export function chain(seed: number, nodes: number, strategies: number, share?: number, span = 6): Problem {

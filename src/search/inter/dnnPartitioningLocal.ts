@@ -1,6 +1,7 @@
 import type { Budget } from "./dnnPartitioningBudget.js";
 import { Loads } from "./dnnPartitioningLoads.js";
 import { mergeBlocks, type PlacementProblem } from "./dnnPartitioningProblem.js";
+import { randomOf } from "./random.js";
 
 const coarseLevels = 6;
 /** Swaps that a descent tries before it gives up on a bottleneck. */
@@ -229,15 +230,4 @@ function largestFirst(problem: PlacementProblem): Int32Array {
     held[chosen]! += bytes[block]!;
   }
   return deviceOf;
-}
-
-/** Reproducible whole numbers below a bound (splitmix32). */
-function randomOf(seed: number): (below: number) => number {
-  let state = seed | 0;
-  return (below) => {
-    state = (state + 0x9e3779b9) | 0;
-    let z = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
-    z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-    return ((z ^ (z >>> 15)) >>> 0) % below;
-  };
 }

@@ -1,3 +1,5 @@
+import { splitmix32 } from "./random.js";
+
 /** No way to an ideal is known. */
 const unreached = 0x7fffffff;
 
@@ -28,13 +30,7 @@ export class IdealTable {
     this.#words = Math.max(1, (size + 31) >> 5);
     this.#current = new Int32Array(this.#words);
     // Zobrist keys from splitmix32: a set's hash is the exclusive or of its members' keys.
-    let state = 1;
-    this.#keys = Int32Array.from({ length: size }, () => {
-      state = (state + 0x9e3779b9) | 0;
-      let z = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
-      z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-      return z ^ (z >>> 15);
-    });
+    this.#keys = Int32Array.from({ length: size }, splitmix32(1));
     const room = 1 << 10;
     this.#sets = new Int32Array(room * this.#words);
     this.#hashes = new Int32Array(room);
