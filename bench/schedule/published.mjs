@@ -70,7 +70,8 @@ async function layersOf(library, row, parameters) {
     zero: 0,
   };
   const chain = await new library.LayerChains(modelOf(library, row), models).chain(configuration);
-  return { chain, models, state: library.stateBytes(job) };
+  const update = new library.UpdateCosts(configuration, models);
+  return { chain, models, update, state: library.stateBytes(job) };
 }
 
 /** Times and bytes of every stage: equal parts, with one layer less where embedding and head are. */
@@ -131,7 +132,7 @@ function predictRow(library, row, costs) {
     const activations = heldMicroBatches ? heldMicroBatches(row) * total("savedBytes") : held[rank];
     const workspace = Math.max(...own.map((stage) => stage.workspaceBytes));
     bytes = Math.max(bytes, total("stateBytes") + activations + total("logitsBytes") + workspace);
-    update = Math.max(update, optimizerSeconds(costs, total("parameters")));
+    update = Math.max(update, costs.update.optimizer(total("parameters")));
   }
   return { stepSeconds: pipeline + update, memoryGiB: bytes / 2 ** 30 };
 }
@@ -146,12 +147,6 @@ function peakBytes(actions, stages) {
     if (kind === "backward" || kind === "backward-weight") now -= stages[stage].savedBytes;
   }
   return most;
-}
-
-/** Reads and writes every state once. */
-function optimizerSeconds({ models, state }, parameters) {
-  const bytes = parameters * (state.gradient + state.parameter + 2 * state.optimizer);
-  return models.compute.seconds({ kind: "optimizer", dtype: "f32", flops: 0, bytes });
 }
 
 /** All rows with predicted step and memory, and their errors. */

@@ -2,6 +2,7 @@
 // Predicts the published runs of four schedules in six settings, with three settings of the hardware fitted to all
 // rows or read from an earlier result:
 //   node bench/schedule/zero-bubble.mjs [ROWS.csv] [--with RESULTS.json] [-o RESULTS.json]   (after `npm run build`)
+// With --fit-on MODEL they are fitted to the rows of that model, and those of the others are predicted.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -12,11 +13,12 @@ import { importHuggingFace } from "../../dist/models/index.js";
 import { compileSchedule, scheduleByName, simulate } from "../../dist/schedule/index.js";
 import { costModels } from "../../dist/search/joint.js";
 import { LayerChains } from "../../dist/search/layerChains.js";
+import { UpdateCosts } from "../../dist/search/updateCosts.js";
 import { fitParameters, misordered, predict, rowsOf } from "./published.mjs";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { output: { type: "string", short: "o" }, with: { type: "string" } },
+  options: { output: { type: "string", short: "o" }, with: { type: "string" }, "fit-on": { type: "string" } },
 });
 const library = {
   clusterPreset,
@@ -28,13 +30,17 @@ const library = {
   simulate,
   costModels,
   LayerChains,
+  UpdateCosts,
 };
 const path =
   positionals[0] ?? fileURLToPath(new URL("../../test/data/schedules/zeroBubble.csv", import.meta.url));
-const rows = rowsOf(readFileSync(path, "utf8"));
+const all = rowsOf(readFileSync(path, "utf8"));
+const fitOn = values["fit-on"];
+const fitted = fitOn === undefined ? all : all.filter((row) => row.model === fitOn);
+const rows = fitOn === undefined ? all : all.filter((row) => row.model !== fitOn);
 const parameters = values.with
   ? JSON.parse(readFileSync(values.with, "utf8")).parameters
-  : await fitParameters(library, rows);
+  : await fitParameters(library, fitted);
 const predictions = await predict(library, rows, parameters);
 const { wrong, pairs } = misordered(predictions);
 const largest = (field) => Math.max(...predictions.map((row) => Math.abs(row[field])));
@@ -56,7 +62,7 @@ if (values.output) {
   const document = {
     date: new Date().toISOString().slice(0, 10),
     versions: { node: process.version },
-    note: `parameters are fitted to ${values.with ? "other rows" : "these rows"}: shares of the a100-80 preset's curves, and what a transfer costs beyond the link's latency.`,
+    note: `parameters are fitted to ${values.with || fitOn ? "other rows" : "these rows"}: shares of the a100-80 preset's curves, and what a transfer costs beyond the link's latency.`,
     parameters,
     summary,
     rows: predictions,

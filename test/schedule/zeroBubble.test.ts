@@ -7,6 +7,7 @@ import { importHuggingFace } from "../../src/models/index.js";
 import { compileSchedule, scheduleByName, simulate } from "../../src/schedule/index.js";
 import { costModels } from "../../src/search/joint.js";
 import { LayerChains } from "../../src/search/layerChains.js";
+import { UpdateCosts } from "../../src/search/updateCosts.js";
 
 interface Prediction {
   id: string;
@@ -30,6 +31,7 @@ const library = {
   simulate,
   costModels,
   LayerChains,
+  UpdateCosts,
 };
 const read = (path: string) => readFileSync(new URL(path, import.meta.url), "utf8");
 
