@@ -14,18 +14,22 @@ const misfitsShown = 4;
 /** Variants of one division of the devices that are tried until one fits. */
 const variantsTried = 6;
 
+/** What names one division of the devices. */
+function degreesOf({ configuration: { tensor, pipeline, data } }: Candidate): string {
+  return `${tensor}/${pipeline}/${data}`;
+}
+
 /** The best plan of the chosen degrees' next variant, and of other degrees. */
 export function flushAlternatives(
   candidates: readonly Candidate[],
   chosen: Candidate,
   objective: number,
 ): Rejected[] {
-  const key = ({ configuration: c }: Candidate) => `${c.tensor}/${c.pipeline}/${c.data}`;
   const variants = new Map<string, Candidate[]>();
   for (const candidate of candidates) {
-    const list = variants.get(key(candidate)) ?? [];
+    const list = variants.get(degreesOf(candidate)) ?? [];
     if (candidate !== chosen && list.length < variantsTried) list.push(candidate);
-    variants.set(key(candidate), list);
+    variants.set(degreesOf(candidate), list);
   }
   const priced: { plan: string; reason: string; stepSeconds: number }[] = [];
   for (const list of [...variants.values()].slice(0, 3 * alternativesShown)) {
@@ -49,13 +53,12 @@ export function flushAlternatives(
 
 /** The chosen division under other schedules, and other divisions of the devices with their best schedule. */
 export function scheduleAlternatives(visited: SchedulePlan["visited"], best: ScheduledCut): Rejected[] {
-  const degrees = ({ configuration: c }: Candidate) => `${c.tensor}/${c.pipeline}/${c.data}`;
-  const own = degrees(best.candidate);
+  const own = degreesOf(best.candidate);
   const seen = new Set<string>();
   const result: Rejected[] = [];
   for (const { candidate, choice, seconds } of visited) {
     if (result.length >= alternativesShown) break;
-    const key = degrees(candidate) === own ? choice.name : degrees(candidate);
+    const key = degreesOf(candidate) === own ? choice.name : degreesOf(candidate);
     // Times of visited cuts are those before the improvement that the chosen one had.
     if (seen.has(key) || key === best.name || seconds <= best.seconds) continue;
     seen.add(key);

@@ -1,4 +1,3 @@
-import { nodesOf } from "./linearise.js";
 import { sendSeconds } from "./machine.js";
 import type { InterStage } from "./solution.js";
 import type { StageModel } from "./stageModel.js";
@@ -16,7 +15,6 @@ export interface ChunkRun {
   largestSeconds: number;
   syncSeconds: number;
   memoryBytes: number;
-  limitBytes: number;
 }
 
 /**
@@ -82,7 +80,6 @@ export function growChunk(
     short?: (needed: number, limit: number, first: number, width: number) => void;
   } = {},
 ): ChunkLabel | undefined {
-  const { machine } = model.options;
   const old = label.runs[at];
   const { tensor, replicas } = old ?? shape;
   const width = tensor * replicas;
@@ -96,11 +93,7 @@ export function growChunk(
     return undefined;
   }
   const front = label.runs[label.front];
-  let sent = 0;
-  if (front) {
-    const [a, b] = first < front.first ? [first + width - 1, front.first] : [first, lastOf(front)];
-    sent = sendSeconds(machine, model.liveBytes[to]!, a, b);
-  }
+  const sent = front ? passSeconds(model, to, { first, tensor, replicas }, front) : 0;
   const seconds = work.workSeconds + sent;
   const runs = how.reuse ? label.runs : label.runs.slice();
   // The stage in front of which this one is put sends its gradients back.
@@ -120,7 +113,6 @@ export function growChunk(
     largestSeconds: Math.max(old ? old.largestSeconds : 0, seconds),
     syncSeconds: (old ? old.syncSeconds : 0) + work.syncSeconds,
     memoryBytes,
-    limitBytes: work.limitBytes,
   };
   return {
     replicas: label.replicas + replicas,
@@ -135,26 +127,25 @@ export function growChunk(
   };
 }
 
-function lastOf(run: ChunkRun): number {
-  return run.first + run.tensor * run.replicas - 1;
+type Place = Pick<ChunkRun, "first" | "tensor" | "replicas">;
+
+/** Seconds that a cut takes to pass between two runs, over the devices of each that are nearest to the other. */
+function passSeconds(model: StageModel, cut: number, a: Place, b: Place): number {
+  const [left, right] = a.first < b.first ? [a, b] : [b, a];
+  const lastOfLeft = left.first + left.tensor * left.replicas - 1;
+  return sendSeconds(model.options.machine, model.liveBytes[cut]!, lastOfLeft, right.first);
 }
 
 /** Stages first to last; `memoryBytes` of a stage is its own part of its run's. */
 export function stagesOfChunks(model: StageModel, plan: ChunkLabel): InterStage[] {
-  const { machine } = model.options;
   const stages: InterStage[] = [];
   let before: ChunkRun | undefined;
   for (let label: ChunkLabel | undefined = plan; label?.stage; label = label.next) {
     const { from, to, recompute, memoryBytes } = label.stage;
     const run = plan.runs[label.front]!;
-    const inside = new Set(nodesOf(model.bits, from * model.words, model.words));
-    const nodes = nodesOf(model.bits, to * model.words, model.words).filter((node) => !inside.has(node));
+    const nodes = model.nodesBetween(from, to);
     const width = run.replicas * run.tensor;
-    let seconds = label.stage.seconds;
-    if (before) {
-      const [a, b] = before.first < run.first ? [lastOf(before), run.first] : [before.first, lastOf(run)];
-      seconds += sendSeconds(machine, model.liveBytes[from]!, a, b);
-    }
+    const seconds = label.stage.seconds + (before ? passSeconds(model, from, before, run) : 0);
     stages.push({
       nodes,
       replicas: run.replicas,

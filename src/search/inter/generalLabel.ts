@@ -1,4 +1,3 @@
-import { nodesOf } from "./linearise.js";
 import type { InterStage } from "./solution.js";
 import type { StageCost, StageModel, StageShape } from "./stageModel.js";
 
@@ -89,8 +88,7 @@ export function stagesOf(model: StageModel, label: Label): InterStage[] {
     const { shape, seconds, memoryBytes } = each.stage;
     const { device } = each;
     const to = each.next?.stage ? each.next.stage.cut : model.cuts - 1;
-    const inside = new Set(nodesOf(model.bits, from * model.words, model.words));
-    const nodes = nodesOf(model.bits, to * model.words, model.words).filter((node) => !inside.has(node));
+    const nodes = model.nodesBetween(from, to);
     const width = shape.replicas * shape.tensor;
     stages.push({
       nodes,

@@ -34,7 +34,8 @@ export function searchRuns(model: StageModel, options: InterOptions): Found & { 
   let near = approximate.run();
   const exactBudget = new WorkBudget(workLimit * 0.4, signal);
   const search = new LabelSearch(model, relaxation, exactBudget);
-  const completion = near.label ? completionOf(model, relaxation, near.value) : undefined;
+  const firstValue = near.value;
+  const completion = near.label ? completionOf(model, relaxation, firstValue) : undefined;
   const worthwhile = !near.label || model.cuts * machine.devices <= maximalStates;
   const keep = Number.POSITIVE_INFINITY;
   const exact = worthwhile
@@ -55,7 +56,7 @@ export function searchRuns(model: StageModel, options: InterOptions): Found & { 
       keep,
       below: value,
       labelLimit,
-      completion: completionOf(model, relaxation, value),
+      completion: value === firstValue && completion ? completion : completionOf(model, relaxation, value),
       ties: true,
     }).label;
     if (tied && comesBefore(tied, label)) label = tied;

@@ -184,8 +184,7 @@ export class StageModel {
 
   /** As `cost`, without the transfers to its neighbours. */
   work(from: number, to: number, first: number, shape: StageShape, later: number): StageWork | undefined {
-    const sums =
-      this.variants[this.tensors.indexOf(shape.tensor) * this.recomputes.length + (shape.recompute ? 1 : 0)];
+    const sums = this.#sums(shape);
     if (!sums || sums.missing[to]! > sums.missing[from]!) return undefined;
     const { microBatches, overlap = 0 } = this.options;
     const { replicas, tensor } = shape;
@@ -208,12 +207,23 @@ export class StageModel {
    * more stage, and the reduction of its gradients, 2 (d - 1) times those of a device in each of the t rings.
    * @param to the cut where the stage ends; undefined for the last stage.
    */
-  traffic(from: number, to: number | undefined, { tensor, replicas, recompute }: StageShape): number {
-    const { parameters } =
-      this.variants[this.tensors.indexOf(tensor) * this.recomputes.length + (recompute ? 1 : 0)]!;
+  traffic(from: number, to: number | undefined, shape: StageShape): number {
+    const { tensor, replicas } = shape;
+    const { parameters } = this.#sums(shape)!;
     const end = to ?? this.cuts - 1;
     const passed = to === undefined ? 0 : 2 * this.options.microBatches * this.liveBytes[to]!;
     return passed + 2 * (replicas - 1) * tensor * (parameters[end]! - parameters[from]!);
+  }
+
+  /** Nodes of the stage between two cuts. */
+  nodesBetween(from: number, to: number): number[] {
+    const inside = new Set(nodesOf(this.bits, from * this.words, this.words));
+    return nodesOf(this.bits, to * this.words, this.words).filter((node) => !inside.has(node));
+  }
+
+  /** Sums of a shape's degree and recomputation; undefined for a degree that the graph does not have. */
+  #sums({ tensor, recompute }: StageShape): StageVariant | undefined {
+    return this.variants[this.tensors.indexOf(tensor) * this.recomputes.length + (recompute ? 1 : 0)];
   }
 
   /** Replicas that a stage may have at most on so many devices. */
