@@ -74,6 +74,17 @@ export const deviceSchema = z.object({
     })
     .optional(),
   compute: z.array(computeTableSchema),
+  /** Factors on the rates that the compute tables give, where runs showed others; 1 where absent. */
+  efficiency: z
+    .object({
+      gemm: quantitySchema,
+      attention: quantitySchema,
+      memory: quantitySchema,
+    })
+    .partial()
+    .optional(),
+  /** Between device and host memory, one direction, for one device. */
+  hostBytesPerSecond: quantitySchema.optional(),
 });
 
 /** A link between two neighbours of one level: time = latency + bytes / bytesPerSecond. */
@@ -150,7 +161,22 @@ const clusterShape = z.object({
   topology: z.object({ levels: z.array(levelSchema).min(1) }),
   measurements: z.array(measurementSchema).default([]),
   /** Share of communication time that hides behind compute, by kind of communication. */
-  overlap: z.object({ gradientReduction: quantitySchema, pipelineTransfer: quantitySchema }),
+  overlap: z.object({
+    gradientReduction: quantitySchema,
+    pipelineTransfer: quantitySchema,
+    /** Gathering parameters that ZeRO-3 shards, and scattering their gradients. */
+    parameterGather: quantitySchema.optional(),
+    /** Keys and values on their way around a context-parallel ring. */
+    contextExchange: quantitySchema.optional(),
+    /** Tokens on their way to experts and back. */
+    expertExchange: quantitySchema.optional(),
+    /** Collectives of tensor parallelism. */
+    tensor: quantitySchema.optional(),
+  }),
+  /** Host seconds that one optimizer step takes beside its kernels: data loading, loss scaling, logging. */
+  stepSeconds: quantitySchema.optional(),
+  /** Tokens of the busiest expert-parallel rank over the mean; 1 where absent. */
+  expertImbalance: quantitySchema.optional(),
   /** Slow-down of a link when all devices of a group use the level above at once; 1 is none. */
   contention: z.record(z.string(), quantitySchema).default({}),
   memoryOverheads: z.object({

@@ -8,6 +8,21 @@ const positiveInteger = z.int().positive();
 export const recomputeSchema = z.enum(["none", "selective", "full"]);
 export type Recompute = z.infer<typeof recomputeSchema>;
 
+export const zeroSchema = z.union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)]);
+export type Zero = z.infer<typeof zeroSchema>;
+
+/**
+ * How context-parallel ranks see each other's keys: passed around a ring while attention computes (Liu et al.,
+ * Ring Attention, 2023), or by exchanging sequence for heads before and after it (Jacobs et al., DeepSpeed
+ * Ulysses, 2023).
+ */
+export const contextExchangeSchema = z.enum(["ring", "all-to-all"]);
+export type ContextExchange = z.infer<typeof contextExchangeSchema>;
+
+/** What lives in host memory while it is not used. */
+export const offloadSchema = z.enum(["none", "optimizer", "activations", "both"]);
+export type Offload = z.infer<typeof offloadSchema>;
+
 /**
  * What the plan must be able to run on. `portable` holds what every exporter can express; `any` lifts the
  * launchers' limits.
@@ -21,9 +36,24 @@ export const pinsSchema = z.strictObject({
   pipeline: positiveInteger.optional(),
   microBatch: positiveInteger.optional(),
   recompute: recomputeSchema.optional(),
-  /** ZeRO stage: 0 replicates the optimizer state, 1 shards it over data-parallel ranks. */
-  zero: z.union([z.literal(0), z.literal(1)]).optional(),
+  /** Layers of each stage, from its first, that are recomputed whole beside what `recompute` says of the others. */
+  recomputeLayers: z.int().nonnegative().optional(),
+  /**
+   * ZeRO stage: 0 replicates everything over data-parallel ranks, 1 shards the optimizer state, 2 gradients too,
+   * 3 parameters too.
+   */
+  zero: zeroSchema.optional(),
+  /** Ranks that a ZeRO state is sharded over; the groups are replicas of each other (hybrid sharding). */
+  shards: positiveInteger.optional(),
   sequenceParallel: z.boolean().optional(),
+  /** Context-parallel degree: ranks that share the tokens of a sequence through all of the model. */
+  context: positiveInteger.optional(),
+  contextExchange: contextExchangeSchema.optional(),
+  /** Expert-parallel degree: ranks that share the experts of a layer. It divides ranks already counted. */
+  expert: positiveInteger.optional(),
+  /** Tensor-parallel degree inside an expert. */
+  expertTensor: positiveInteger.optional(),
+  offload: offloadSchema.optional(),
   /** Name of the pipeline schedule; one without a flush has to be pinned. */
   schedule: z.string().min(1).optional(),
   /** Stages that each pipeline rank holds. */
@@ -41,7 +71,13 @@ export const jobSchema = z.strictObject({
   /** Tokens in one sequence. */
   sequence: positiveInteger,
   dtypes: z
-    .strictObject({ parameters: dtypeSchema, gradients: dtypeSchema, optimizer: dtypeSchema })
+    .strictObject({
+      parameters: dtypeSchema,
+      gradients: dtypeSchema,
+      optimizer: dtypeSchema,
+      /** Type of the products of linear layers where it is narrower than that of the parameters. */
+      linear: dtypeSchema.optional(),
+    })
     .default({ parameters: "bf16", gradients: "f32", optimizer: "f32" }),
   optimizer: z.enum(["adam", "sgd"]).default("adam"),
   runtime: runtimeSchema.default("portable"),

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { jobSchema, recomputeSchema } from "./job.js";
+import { contextExchangeSchema, jobSchema, offloadSchema, recomputeSchema } from "./job.js";
 import { architectureSchema } from "./model.js";
 import { provenanceSchema } from "./quantity.js";
 
@@ -28,6 +28,8 @@ export const stageSchema = z.object({
   head: z.boolean(),
   modules: z.array(z.string()),
   recompute: recomputeSchema,
+  /** Leading layers that are recomputed whole whatever `recompute` says. */
+  recomputeLayers: z.int().nonnegative().optional(),
   /** Time of one micro-batch on this stage, transfers to the next stage included. */
   forwardSeconds: seconds,
   backwardSeconds: seconds,
@@ -98,6 +100,16 @@ export const estimateSchema = z.object({
     bubble: seconds,
     gradientSynchronisation: seconds,
     optimizer: seconds,
+    /** Keys and values between context-parallel ranks. */
+    contextCommunication: seconds.default(0),
+    /** Tokens between expert-parallel ranks. */
+    expertCommunication: seconds.default(0),
+    /** Parameters that ZeRO-3 shards, and their gradients. */
+    parameterGather: seconds.default(0),
+    /** Waiting for host memory. */
+    offload: seconds.default(0),
+    /** Waiting for the host's calls, and what it does once a step. */
+    host: seconds.default(0),
   }),
   /** One entry a pipeline rank: its devices hold the same. */
   memory: z.array(memoryEntrySchema),
@@ -126,9 +138,15 @@ export const planSchema = z.object({
   job: jobSchema,
   mesh: z.object({
     /** Outermost first: the last axis joins neighbouring ranks. */
-    axes: z.array(z.enum(["pipeline", "data", "tensor"])),
+    axes: z.array(z.enum(["pipeline", "data", "context", "tensor"])),
     sizes: z.array(positiveInteger),
     sequenceParallel: z.boolean(),
+    contextExchange: contextExchangeSchema.optional(),
+    /**
+     * How the ranks of one stage hold experts: `expert` ranks share the experts of a layer, `tensor` ranks one
+     * expert. Neighbouring ranks are first the tensor's, then the expert's.
+     */
+    experts: z.object({ expert: positiveInteger, tensor: positiveInteger }).optional(),
   }),
   /** Row r holds the coordinates of global rank r, one an axis of the mesh. */
   rankTable: z.array(z.array(z.int().nonnegative())),
@@ -144,7 +162,13 @@ export const planSchema = z.object({
     actions: z.array(z.string()).optional(),
   }),
   batch: z.object({ global: positiveInteger, micro: positiveInteger, sequence: positiveInteger }),
-  optimizer: z.object({ name: z.string(), zero: z.int().min(0).max(3) }),
+  optimizer: z.object({
+    name: z.string(),
+    zero: z.int().min(0).max(3),
+    /** Ranks that the ZeRO state is sharded over where that is not all of the data-parallel ones. */
+    shards: positiveInteger.optional(),
+    offload: offloadSchema.optional(),
+  }),
   estimate: estimateSchema,
   certificate: certificateSchema,
   rejected: z.array(
@@ -171,6 +195,22 @@ export type MemoryEntry = z.infer<typeof memoryEntrySchema>;
 export type Certificate = z.infer<typeof certificateSchema>;
 export type Estimate = z.infer<typeof estimateSchema>;
 export type Plan = z.infer<typeof planSchema>;
+
+/** No seconds of any term. */
+export const noTerms: Readonly<Estimate["terms"]> = {
+  compute: 0,
+  recompute: 0,
+  tensorCommunication: 0,
+  pipelineTransfer: 0,
+  bubble: 0,
+  gradientSynchronisation: 0,
+  optimizer: 0,
+  contextCommunication: 0,
+  expertCommunication: 0,
+  parameterGather: 0,
+  offload: 0,
+  host: 0,
+};
 
 /** Devices on one axis of the plan's mesh; 1 where the mesh lacks the axis. */
 export function axisSize(plan: Pick<Plan, "mesh">, axis: Plan["mesh"]["axes"][number]): number {

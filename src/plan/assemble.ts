@@ -5,6 +5,7 @@ import {
   type Estimate,
   type Job,
   type Model,
+  noTerms,
   type OperatorPlacement,
   type Plan,
   type Stage,
@@ -166,6 +167,7 @@ function closedFormStep(costs: StageCosts, boundaries: readonly number[]): StepS
   return {
     stepSeconds: sum + (microBatches - 1) * perMicroBatch(slowest) + once(last),
     terms: {
+      ...noTerms,
       compute: microBatches * slowest.compute,
       recompute: microBatches * slowest.recompute,
       tensorCommunication: microBatches * slowest.tensorCommunication,
@@ -200,6 +202,7 @@ function simulatedStep(
   return {
     stepSeconds: pipelineSeconds + update.gradientSynchronisation + update.optimizer,
     terms: {
+      ...noTerms,
       ...work,
       bubble: Math.max(0, pipelineSeconds - microBatches * load[busiest]!),
       gradientSynchronisation: update.gradientSynchronisation,

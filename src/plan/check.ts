@@ -171,13 +171,21 @@ function checkSettings(plan: Plan, expect: Expect): void {
   const { pins } = plan.job;
   const data = axisSize(plan, "data");
   const tensor = axisSize(plan, "tensor");
+  const context = axisSize(plan, "context");
   const found: Record<keyof typeof pins, unknown> = {
     data,
     tensor,
     pipeline: axisSize(plan, "pipeline"),
     microBatch: plan.batch.micro,
     recompute: plan.stages[0]?.recompute,
-    zero: data > 1 ? plan.optimizer.zero : pins.zero,
+    recomputeLayers: plan.stages[0]?.recomputeLayers ?? 0,
+    zero: data * context > 1 ? plan.optimizer.zero : pins.zero,
+    shards: plan.optimizer.shards ?? (plan.optimizer.zero > 0 ? data * context : 1),
+    context,
+    contextExchange: context > 1 ? (plan.mesh.contextExchange ?? "ring") : pins.contextExchange,
+    expert: plan.mesh.experts?.expert ?? 1,
+    expertTensor: plan.mesh.experts?.tensor ?? tensor,
+    offload: plan.optimizer.offload ?? "none",
     sequenceParallel: tensor > 1 ? plan.mesh.sequenceParallel : pins.sequenceParallel,
     schedule: sameSchedule(pins.schedule, plan.schedule.name) ? pins.schedule : plan.schedule.name,
     chunks: plan.stages.length / axisSize(plan, "pipeline"),

@@ -21,15 +21,25 @@ import { assembleEstimate } from "./assemble.js";
 
 /** The configuration that a plan's fields spell out. */
 export function configurationOf(plan: Plan): Configuration {
+  const { mesh, optimizer } = plan;
+  const data = axisSize(plan, "data");
+  const context = axisSize(plan, "context");
   return {
     tensor: axisSize(plan, "tensor"),
+    context,
+    contextExchange: mesh.contextExchange ?? "ring",
     pipeline: axisSize(plan, "pipeline"),
-    data: axisSize(plan, "data"),
+    data,
+    expert: mesh.experts?.expert ?? 1,
+    expertTensor: mesh.experts?.tensor ?? axisSize(plan, "tensor"),
     microBatch: plan.batch.micro,
     microBatches: plan.schedule.microBatches,
-    sequenceParallel: plan.mesh.sequenceParallel,
+    sequenceParallel: mesh.sequenceParallel,
     recompute: plan.stages[0]!.recompute,
-    zero: plan.optimizer.zero === 1 ? 1 : 0,
+    recomputeLayers: plan.stages[0]!.recomputeLayers ?? 0,
+    zero: optimizer.zero as Configuration["zero"],
+    shards: optimizer.shards ?? (optimizer.zero > 0 ? data * context : 1),
+    offload: optimizer.offload ?? "none",
   };
 }
 

@@ -16,6 +16,11 @@ export const timeTermLabels: Readonly<Record<TimeTerm, string>> = {
   bubble: "Pipeline bubble",
   gradientSynchronisation: "Gradient synchronisation",
   optimizer: "Optimizer",
+  contextCommunication: "Context-parallel communication",
+  expertCommunication: "Expert-parallel communication",
+  parameterGather: "Parameter gathering",
+  offload: "Host memory transfers",
+  host: "Host",
 };
 
 export const memoryTermLabels: Readonly<Record<MemoryTerm, string>> = {

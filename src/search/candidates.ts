@@ -1,6 +1,6 @@
 import { deviceCount, fastDomain } from "../cluster/index.js";
 import { type Cluster, type Job, MpoptError, type Recompute } from "../contracts/index.js";
-import type { Configuration } from "./configuration.js";
+import { type Configuration, singleDevice } from "./configuration.js";
 
 /** Divisors of n, ascending. */
 export function divisors(n: number): number[] {
@@ -100,7 +100,16 @@ export function enumerateConfigurations(job: Job, degrees: Degrees): Configurati
         for (const zero of degrees.data > 1 ? ([1, 0] as const) : ([0] as const)) {
           if (pins.zero !== undefined && degrees.data > 1 && pins.zero !== zero) continue;
           const microBatches = perReplica / microBatch;
-          result.push({ ...degrees, microBatch, microBatches, sequenceParallel, recompute, zero });
+          result.push({
+            ...singleDevice,
+            ...degrees,
+            microBatch,
+            microBatches,
+            sequenceParallel,
+            recompute,
+            zero,
+            shards: zero > 0 ? degrees.data : 1,
+          });
         }
       }
     }

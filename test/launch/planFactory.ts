@@ -1,6 +1,7 @@
 import {
   type Architecture,
   checkDocument,
+  noTerms,
   type OperatorPlacement,
   type Plan,
   type Recompute,
@@ -100,15 +101,7 @@ export function makePlan(wishes: PlanWishes = {}): Plan {
       mfu: 0.1,
       hfu: 0.1,
       provenance: "assumed",
-      terms: {
-        compute: 0.05,
-        recompute: 0,
-        tensorCommunication: 0,
-        pipelineTransfer: 0,
-        bubble: 0,
-        gradientSynchronisation: 0,
-        optimizer: 0,
-      },
+      terms: { ...noTerms, compute: 0.05 },
       memory: [],
     },
     certificate: {

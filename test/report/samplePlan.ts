@@ -1,4 +1,4 @@
-import { checkDocument, documentHash, type Plan } from "../../src/contracts/index.js";
+import { checkDocument, documentHash, noTerms, type Plan } from "../../src/contracts/index.js";
 import { scheduleByName, simulate } from "../../src/schedule/index.js";
 
 export interface SampleOptions {
@@ -105,6 +105,7 @@ export function samplePlan(options: SampleOptions = {}): Plan {
   }).stepSeconds;
   const work = m * slowest;
   const terms = {
+    ...noTerms,
     compute: 0.84 * (work - m * recomputeOfSlowest),
     recompute: m * recomputeOfSlowest,
     tensorCommunication: 0.14 * (work - m * recomputeOfSlowest),

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { scheduleByName } from "../../src/schedule/index.js";
 import { enumerateConfigurations, enumerateDegrees } from "../../src/search/candidates.js";
+import { singleDevice } from "../../src/search/configuration.js";
 import { holdingsOf } from "../../src/search/holdings.js";
 import { PreparedSchedule } from "../../src/search/preparedSchedule.js";
 import { rankMemory } from "../../src/search/pricing.js";
@@ -15,6 +16,7 @@ describe("rankMemory and PreparedSchedule", () => {
     let compared = 0;
     for (const ranks of [2, 4]) {
       const configuration = {
+        ...singleDevice,
         tensor: 2,
         pipeline: ranks,
         data: 4 / ranks,
@@ -70,6 +72,7 @@ describe("rankMemory and PreparedSchedule", () => {
   it("counts logits and recomputed activations for as long as weight halves wait for them", async () => {
     const { models, chains } = setUp("gpt2", "h100-sxm:8x1", { globalBatch: 16, sequence: 512 });
     const shape = {
+      ...singleDevice,
       tensor: 1,
       pipeline: 4,
       data: 2,
@@ -152,6 +155,7 @@ describe("cutBound", () => {
     let compared = 0;
     for (const recompute of ["none", "full"] as const) {
       const configuration = {
+        ...singleDevice,
         tensor: 1,
         pipeline: 4,
         data: 1,

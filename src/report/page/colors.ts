@@ -28,6 +28,11 @@ export const timeColors: Readonly<Record<TimeTerm, Pair>> = {
   bubble: { light: "#dc9a45", dark: "#d99a4a" },
   gradientSynchronisation: { light: "#4f9484", dark: "#5aa898" },
   optimizer: { light: "#98a29a", dark: "#7f8a83" },
+  contextCommunication: { light: "#9a6fb0", dark: "#a983c0" },
+  expertCommunication: { light: "#b0688a", dark: "#c07f9e" },
+  parameterGather: { light: "#7fb3a6", dark: "#83b8ab" },
+  offload: { light: "#c9a66b", dark: "#c4a676" },
+  host: { light: "#c0674a", dark: "#c8735a" },
 };
 
 /** Warm for data of other ranks, violet for the way, green for collectives, grey where nothing is left to do. */

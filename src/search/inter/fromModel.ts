@@ -5,6 +5,7 @@ import { bytesOf } from "../../cost/operator.js";
 import { checkLayeredGraph, type LayeredGraph, type LayeredVariant } from "../../models/layered.js";
 import { tensorsById } from "../../models/workload.js";
 import { divisors } from "../candidates.js";
+import { singleDevice } from "../configuration.js";
 import type { LayerCost } from "../intra.js";
 import { costModels } from "../joint.js";
 import { LayerChains } from "../layerChains.js";
@@ -30,14 +31,11 @@ export async function layeredGraphOf(
   for (const tensor of tensorDegrees(cluster)) {
     const chains = new LayerChains(model, costModels(pricedCluster(cluster, tensor), job), signal);
     const chain = await chains.chain({
+      ...singleDevice,
       tensor,
-      pipeline: 1,
-      data: 1,
       microBatch,
       microBatches: Math.max(1, Math.floor(job.globalBatch / microBatch)),
       sequenceParallel: tensor > 1 && job.sequence % tensor === 0,
-      recompute: "none",
-      zero: 0,
     });
     refusal = chains.refusal ?? refusal;
     if (!chain) continue;
