@@ -8,6 +8,11 @@ export type Axes = Readonly<Record<string, number>>;
 export interface Workload {
   batch: number;
   sequence: number;
+  /**
+   * Tokens whose keys and values the queries of `sequence` meet; `sequence` itself by default. More where context
+   * parallelism divides a sequence: a rank of c then has { sequence: S / c, keySequence: S }.
+   */
+  keySequence?: number;
 }
 
 /** What the training code runs, where the model's configuration leaves it open. */

@@ -30,9 +30,13 @@ export function attentionPairs(sequence: number, causal: boolean, window?: numbe
   return (sequence * sequence) / 2;
 }
 
+/** Tokens whose keys the queries of a workload meet. */
+const keysOf = ({ sequence, keySequence }: Workload): number => keySequence ?? sequence;
+
 function growth(name: string, workload: Workload): number {
   if (name === "batch") return workload.batch;
-  return name === "sequence" || name === "keySequence" ? workload.sequence : 1;
+  if (name === "sequence") return workload.sequence;
+  return name === "keySequence" ? keysOf(workload) : 1;
 }
 
 /** Size of an axis or loop dimension of the given name at `workload`; a part of a whole is rounded up. */
@@ -56,7 +60,14 @@ export function tensorBytes(
   return elements * bytesPerElement[dtype];
 }
 
-/** FLOPs of an operator at `workload`. */
+/**
+ * FLOPs of an operator at `workload`.
+ *
+ * Where `keySequence` exceeds `sequence`, attention counts an even share of the whole's pairs, sequence /
+ * keySequence of them: s^2 / 2c for each of c ranks under a causal mask, as ranks get where each holds an early
+ * and a late part of the sequence (Llama 3, 2024, section 3.3.2: 2c chunks, rank i holds chunks i and 2c - 1 - i).
+ * A window bounds every query by itself, so the same share holds there.
+ */
 export function scaledFlops(
   operator: Operator,
   reference: Workload,
@@ -74,8 +85,9 @@ export function scaledFlops(
   }
   if (windowed) {
     const causal = operator.attributes?.causal === true;
-    divisor *= attentionPairs(reference.sequence, causal, window);
-    factor *= attentionPairs(workload.sequence, causal, window);
+    const pairs = (at: Workload) => attentionPairs(keysOf(at), causal, window) * (at.sequence / keysOf(at));
+    divisor *= pairs(reference);
+    factor *= pairs(workload);
   }
   const scale = (flops: number) => (flops / divisor) * factor;
   return { forward: scale(operator.flops.forward), backward: scale(operator.flops.backward) };
@@ -99,20 +111,28 @@ export function operatorAt(operator: Operator, reference: Workload, workload: Wo
  */
 export function checkWorkload(model: Model, workload: Workload): void {
   const { architecture } = model;
-  if (architecture?.positions === "learned" && workload.sequence > architecture.maxSequence) {
+  const sequence = keysOf(workload);
+  if (architecture?.positions === "learned" && sequence > architecture.maxSequence) {
     throw new MpoptError(
       "E_USAGE",
-      `Expected a sequence of at most ${architecture.maxSequence} tokens for ${model.name}, which learns its positions, but found ${workload.sequence}.`,
+      `Expected a sequence of at most ${architecture.maxSequence} tokens for ${model.name}, which learns its positions, but found ${sequence}.`,
     );
   }
 }
 
 /**
  * The whole model at another workload: a document like the given one, with `reference` set to `workload`.
- * @throws MpoptError E_USAGE for a sequence beyond the model's learned positions.
+ * @throws MpoptError E_USAGE for a sequence beyond the model's learned positions, and for a part of a sequence:
+ * a document stands at whole ones.
  */
 export function atWorkload(model: Model, workload: Workload): Model {
   checkWorkload(model, workload);
+  if (keysOf(workload) !== workload.sequence) {
+    throw new MpoptError(
+      "E_USAGE",
+      `Expected as many keys as queries for a document of ${model.name} but found ${keysOf(workload)} keys for ${workload.sequence} queries.`,
+    );
+  }
   const { reference } = model;
   return {
     ...model,

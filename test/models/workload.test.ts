@@ -4,6 +4,7 @@ import type { Operator } from "../../src/contracts/index.js";
 import {
   attentionPairs,
   atWorkload,
+  checkWorkload,
   importHuggingFace,
   loadModel,
   modelFlops,
@@ -92,6 +93,52 @@ describe("evaluation at a workload", () => {
     );
     expect(() => loadModel("gpt2", { reference: { batch: 1, sequence: 2048 } })).toThrow("at most 1024");
     expect(atWorkload(loadModel("mini-llama"), { batch: 1, sequence: 4096 }).reference.sequence).toBe(4096);
+  });
+});
+
+describe("a part of a sequence", () => {
+  const workloads = fc.record({
+    batch: fc.integer({ min: 1, max: 5 }),
+    part: fc.integer({ min: 1, max: 64 }),
+    ranks: fc.integer({ min: 1, max: 8 }),
+  });
+
+  it("costs every rank of c an even share of the FLOPs, in windows too", () => {
+    fc.assert(
+      fc.property(family, workloads, (name, { batch, part, ranks }) => {
+        const model = importHuggingFace(samples[name], name);
+        const local = { batch, sequence: part, keySequence: ranks * part };
+        const whole = { batch, sequence: ranks * part };
+        for (const operator of model.operators) {
+          if (!operator.dims.some((dim) => dim.name === "sequence")) continue;
+          const [a, b] = [local, whole].map((at) => scaledFlops(operator, model.reference, at));
+          expect(a!.forward * ranks).toBeCloseTo(b!.forward, 4);
+          expect(a!.backward * ranks).toBeCloseTo(b!.backward, 4);
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("keeps scores of all keys for its own queries, and its own keys alone", () => {
+    const model = loadModel("gpt2", { kernels: { attention: "materialized", dropout: true } });
+    const bytes = (id: string) =>
+      tensorBytes(model.tensors.find((tensor) => tensor.id === `layers.0.${id}`)!, model.reference, {
+        batch: 3,
+        sequence: 128,
+        keySequence: 512,
+      });
+    expect(bytes("key")).toBe(2 * 3 * 128 * 768);
+    expect(bytes("probabilities")).toBe(2 * 3 * 12 * 128 * 512);
+  });
+
+  it("is bound by learned positions as the whole is, and makes no document", () => {
+    const model = loadModel("gpt2");
+    expect(() => checkWorkload(model, { batch: 1, sequence: 512, keySequence: 1024 })).not.toThrow();
+    expect(() => checkWorkload(model, { batch: 1, sequence: 512, keySequence: 2048 })).toThrow("2048");
+    expect(() => atWorkload(model, { batch: 1, sequence: 512, keySequence: 1024 })).toThrow(
+      "1024 keys for 512 queries",
+    );
   });
 });
 
