@@ -6,12 +6,14 @@ import {
   boundaryPlacement,
   boundaryUse,
   buildLayerProblem,
+  chosenLayer,
   type LayerProblem,
   type LayerProblemInput,
   sameUse,
   useSeconds,
   weightGradientSeconds,
 } from "./intraProblem.js";
+import type { Splits } from "./knownShardings.js";
 import type { Strategy, Use } from "./strategies.js";
 
 /** Cost of one layer on one device of the tensor-parallel group, for one micro-batch. */
@@ -72,6 +74,13 @@ export async function solveLayer(input: LayerProblemInput, signal?: AbortSignal)
   }
   const strategies = input.operators.map((_, i) => built.strategies[i]![solution.assignment[i]!]!);
   return priceLayer(input, built, strategies, solution.objective, solution.bound);
+}
+
+/** Prices a layer whose shardings were solved before, and nothing else: its objective and bound are not numbers. */
+export function priceChosen(input: LayerProblemInput, chosen: Splits): LayerCost {
+  const built = chosenLayer(input, chosen);
+  const strategies = built.strategies.map((only) => only[0]!);
+  return priceLayer(input, built, strategies, Number.NaN, Number.NaN);
 }
 
 /** Prices given strategies of a layer; `solveLayer` and the checker of plans share it. */

@@ -11,7 +11,8 @@ import {
 import { type Placement, partial, replicate, samePlacement, shard } from "../cost/placement.js";
 import { reshardSeconds } from "../cost/resharding.js";
 import type { Problem, ProblemEdge, ProblemNode } from "../solver/problem.js";
-import { enumerateStrategies, gradientPlacement, type Strategy, type Use } from "./strategies.js";
+import type { Splits } from "./knownShardings.js";
+import { enumerateStrategies, gradientPlacement, type Strategy, strategyOf, type Use } from "./strategies.js";
 
 /**
  * The intra-operator problem of one layer on one mesh axis (Alpa, OSDI'22, section 4.2, for one block):
@@ -126,6 +127,17 @@ export function tensorFlows(operators: readonly Operator[], context: CostContext
       made.readers.length === 0 && last.outputs.some((operand) => operand.tensor === made.tensor.id);
   }
   return [...flows.values()];
+}
+
+/** A layer whose shardings are chosen: one strategy an operator, and nothing to solve. */
+export function chosenLayer(input: LayerProblemInput, chosen: Splits): LayerProblem {
+  const { operators, context, group } = input;
+  return {
+    problem: { nodes: [], edges: [] },
+    strategies: operators.map((operator, i) => [strategyOf(operator, chosen[i]!)]),
+    seconds: operators.map((operator, i) => [operatorSeconds(operator, chosen[i]!, group.size, context)]),
+    tensors: tensorFlows(operators, context),
+  };
 }
 
 /**

@@ -2,7 +2,8 @@ import { type Layer, type Model, MpoptError, type Runtime } from "../contracts/i
 import type { CostContext } from "../cost/operator.js";
 import { tensorsById } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
-import { type LayerCost, solveLayer } from "./intra.js";
+import { type LayerCost, priceChosen, solveLayer } from "./intra.js";
+import type { KnownShardings } from "./knownShardings.js";
 
 /**
  * Layer costs by what they depend on: tensor degree, micro-batch, sequence parallelism. Equal layers are
@@ -15,11 +16,14 @@ export class LayerChains {
   readonly #models: CostModels;
   readonly #chains = new Map<string, LayerChain | undefined>();
   readonly #signal: AbortSignal | undefined;
+  readonly #known: KnownShardings | undefined;
 
-  constructor(model: Model, models: CostModels, signal?: AbortSignal) {
+  /** @param known where shardings are looked up before they are solved, and kept after. */
+  constructor(model: Model, models: CostModels, signal?: AbortSignal, known?: KnownShardings) {
     this.#model = model;
     this.#models = models;
     this.#signal = signal;
+    this.#known = known;
   }
 
   /**
@@ -46,7 +50,7 @@ export class LayerChains {
     const repeats = runtime === "any" ? microBatches : this.#models.job.globalBatch;
     const key = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${repeats}`;
     if (!this.#chains.has(key)) {
-      this.#chains.set(key, await this.#solve(configuration, runtime, repeats));
+      this.#chains.set(key, await this.#solve(configuration, runtime, repeats, key));
     }
     return this.#chains.get(key);
   }
@@ -55,6 +59,7 @@ export class LayerChains {
     { tensor, microBatch, sequenceParallel }: Configuration,
     runtime: Runtime,
     microBatches: number,
+    key: string,
   ): Promise<LayerChain | undefined> {
     const { job, compute, communication } = this.#models;
     const context: CostContext = {
@@ -64,6 +69,8 @@ export class LayerChains {
       compute,
       dtype: job.dtypes.parameters,
     };
+    // Chains of one search share a job; what is known from others need not.
+    const knownKey = `${key}/${job.sequence}/${JSON.stringify(job.dtypes)}`;
     const solved = new Map<string, LayerCost>();
     const cost = async (layer: Layer): Promise<LayerCost> => {
       const known = solved.get(layer.block);
@@ -79,7 +86,12 @@ export class LayerChains {
         sequenceParallel,
         microBatches,
       };
-      const found = await solveLayer(input, this.#signal);
+      const chosen = this.#known?.get(this.#model, layer.block, knownKey);
+      const found = chosen ? priceChosen(input, chosen) : await solveLayer(input, this.#signal);
+      if (!chosen) {
+        const splits = found.strategies.map((strategy) => strategy.split);
+        this.#known?.set(this.#model, layer.block, knownKey, splits);
+      }
       solved.set(layer.block, found);
       return found;
     };

@@ -57,12 +57,12 @@ export function enumerateStrategies(
   sizes: ReadonlyMap<string, number>,
   rules: StrategyRules,
 ): Strategy[] {
-  const whole = build(operator, null);
+  const whole = strategyOf(operator, null);
   if (rules.degree === 1) return [whole];
   const splits = operator.dims
     .filter((dim) => canSplit(operator, dim, tensors, sizes, rules.degree))
     .map((dim) => dim.name);
-  const strategies = (names: string[]) => names.map((name) => build(operator, name));
+  const strategies = (names: string[]) => names.map((name) => strategyOf(operator, name));
   if (rules.runtime === "any") return [whole, ...strategies(splits)];
   const modelSplit = operator.dims.some((dim) => modelDimensions.has(dim.name));
   if (modelSplit) {
@@ -99,7 +99,8 @@ function canSplit(
   return true;
 }
 
-function build(operator: Operator, split: string | null): Strategy {
+/** The strategy that splits one loop dimension, whether the rules allow it or not. */
+export function strategyOf(operator: Operator, split: string | null): Strategy {
   const inputs = operator.inputs.map((operand): Use => {
     const axis = split === null ? -1 : operand.dims.indexOf(split);
     if (axis >= 0) return { placement: shard(axis), gradient: shard(axis) };
