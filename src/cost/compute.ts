@@ -7,6 +7,7 @@ import {
   weakestProvenance,
 } from "../contracts/index.js";
 import { type CurvePoint, interpolateLog } from "./interpolate.js";
+import type { AttentionShape, GemmShape } from "./shapes.js";
 
 /** Work of one operator on one device, after sharding. */
 export interface Work {
@@ -18,6 +19,10 @@ export interface Work {
   flops: number;
   /** Bytes read and written. */
   bytes: number;
+  /** Of a matrix product, where it is known. */
+  shape?: GemmShape;
+  /** Of flash attention, where it is known. */
+  attention?: AttentionShape;
 }
 
 export type Pass = "forward" | "backward";

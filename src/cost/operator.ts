@@ -1,6 +1,15 @@
 import type { Dtype, Operator, Tensor } from "../contracts/index.js";
 import { scaledFlops, tensorBytes, type Workload } from "../models/workload.js";
 import type { ComputeModel, Pass, Work } from "./compute.js";
+import {
+  type AttentionShape,
+  attentionShape,
+  type GemmShape,
+  isBatchedProduct,
+  isMaterialized,
+  type ProductShapes,
+  productShapes,
+} from "./shapes.js";
 
 /** Seconds of an operator's forward and backward pass on one device. */
 export interface OperatorSeconds {
@@ -74,7 +83,7 @@ export function operatorSeconds(
   }
   const { compute } = context;
   const passes = callSeconds(operator, work, compute) ?? kernelSeconds(operator, work, compute);
-  const seconds = { ...passes, backwardWeight: share * passes.backward };
+  const seconds = { backwardWeight: share * passes.backward, ...passes };
   const accumulation = accumulationSeconds(work, compute);
   seconds.backward += accumulation;
   seconds.backwardWeight += accumulation;
@@ -96,6 +105,8 @@ interface LocalWork {
   outputBytes: number;
   parameterBytes: number[];
   dtype: Dtype;
+  products: ProductShapes | undefined;
+  attention: AttentionShape | undefined;
 }
 
 function operatorWork(
@@ -120,7 +131,16 @@ function operatorWork(
   }
   const outputBytes = operator.outputs.reduce((sum, operand) => sum + localBytes(operand), 0);
   const flops = { forward: forward * share, backward: backward * share };
-  return { flops, inputBytes, outputBytes, parameterBytes, dtype: context.dtype };
+  const local = { ...context, divisor: (dim: string) => (dim === split ? degree : 1) };
+  return {
+    flops,
+    inputBytes,
+    outputBytes,
+    parameterBytes,
+    dtype: context.dtype,
+    products: productShapes(operator, flops.forward, local),
+    attention: attentionShape(operator, local),
+  };
 }
 
 /**
@@ -166,23 +186,40 @@ function callSeconds(operator: Operator, work: LocalWork, compute: ComputeModel)
   return { forward: calls * forward, backward: calls * backward };
 }
 
+/** Parts of materialised attention are products, or pass over the scores. */
+function kernelKind(operator: Operator): Work["kind"] {
+  if (!isMaterialized(operator)) return kindOf(operator);
+  return isBatchedProduct(operator) ? "gemm" : "elementwise";
+}
+
 /**
  * From curves of kernels. The backward pass of a matrix product is two products of the forward's size, one for
  * each input; other operators move their inputs twice and their outputs once.
  */
-function kernelSeconds(operator: Operator, work: LocalWork, compute: ComputeModel): PassSeconds {
-  const { flops, inputBytes, outputBytes, dtype } = work;
-  const kind = kindOf(operator);
-  const timed = (pass: Pass, flops: number, bytes: number) =>
-    compute.withCall(compute.seconds({ kind, dtype, flops, bytes }), pass);
-  const forward = timed("forward", flops.forward, inputBytes + outputBytes);
+function kernelSeconds(
+  operator: Operator,
+  work: LocalWork,
+  compute: ComputeModel,
+): PassSeconds & Partial<OperatorSeconds> {
+  const { flops, inputBytes, outputBytes, dtype, products: shapes, attention } = work;
+  const kind = kernelKind(operator);
+  const timed = (pass: Pass, flops: number, bytes: number, shape?: Partial<Work>) =>
+    compute.withCall(compute.seconds({ kind, dtype, flops, bytes, ...shape }), pass);
+  const bytes = inputBytes + outputBytes;
+  const forward = timed("forward", flops.forward, bytes, { shape: shapes?.forward, attention });
   if (flops.backward === 0 && operator.kind !== "embedding") return { forward, backward: 0 };
   if (kind === "gemm" && flops.forward > 0) {
     const products = backwardProducts(flops);
-    const each = timed("backward", flops.backward / products, inputBytes + outputBytes);
-    return { forward, backward: products * each };
+    const one = (shape?: GemmShape) => timed("backward", flops.backward / products, bytes, { shape });
+    if (products !== 2 || !shapes) return { forward, backward: products * one(shapes?.forward) };
+    const weight = one(shapes.weightGradient);
+    const backward = one(shapes.inputGradient) + weight;
+    return work.parameterBytes.length > 0
+      ? { forward, backward, backwardWeight: weight }
+      : { forward, backward };
   }
-  return { forward, backward: timed("backward", flops.backward, 2 * inputBytes + outputBytes) };
+  const reversed = attention && { attention: { ...attention, backward: true } };
+  return { forward, backward: timed("backward", flops.backward, 2 * inputBytes + outputBytes, reversed) };
 }
 
 /**
