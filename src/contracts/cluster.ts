@@ -83,8 +83,15 @@ export const deviceSchema = z.object({
     })
     .partial()
     .optional(),
+  /**
+   * Multiprocessors that tiles of a matrix product spread over (SMs, compute units). With it, products are priced
+   * by their shape; without it, by their FLOPs alone.
+   */
+  multiprocessors: quantitySchema.optional(),
   /** Between device and host memory, one direction, for one device. */
   hostBytesPerSecond: quantitySchema.optional(),
+  /** Price of one device for an hour, with its share of the host. */
+  dollarsPerHour: quantitySchema.optional(),
 });
 
 /** A link between two neighbours of one level: time = latency + bytes / bytesPerSecond. */

@@ -23,10 +23,22 @@ export function weakestProvenance(all: Iterable<Provenance>): Provenance {
 }
 
 /** Element types that a tensor can have. */
-export const dtypeSchema = z.enum(["f64", "f32", "tf32", "bf16", "f16", "fp8", "i64", "i32", "i8", "bool"]);
+export const dtypeSchema = z.enum([
+  "f64",
+  "f32",
+  "tf32",
+  "bf16",
+  "f16",
+  "fp8",
+  "fp4",
+  "i64",
+  "i32",
+  "i8",
+  "bool",
+]);
 export type Dtype = z.infer<typeof dtypeSchema>;
 
-/** Bytes that one stored element takes. TF32 is stored as 32 bits. */
+/** Bytes that one stored element takes. TF32 is stored as 32 bits; scales of fp8 and fp4 blocks are left out. */
 export const bytesPerElement: Readonly<Record<Dtype, number>> = {
   f64: 8,
   f32: 4,
@@ -34,6 +46,7 @@ export const bytesPerElement: Readonly<Record<Dtype, number>> = {
   bf16: 2,
   f16: 2,
   fp8: 1,
+  fp4: 0.5,
   i64: 8,
   i32: 4,
   i8: 1,
