@@ -150,6 +150,25 @@ export const measurementSchema = z.object({
   method: z.string(),
 });
 
+/**
+ * How predictions on a cluster agreed with runs on it, as shares of the measured step time; what `mpopt validate
+ * --calibrate` found after its fit.
+ */
+export const calibrationSchema = z.object({
+  /** Runs that were predicted and compared. */
+  rows: positiveInteger,
+  /** Mean of (predicted - measured) / measured. */
+  bias: z.number(),
+  /** Median of |predicted - measured| / measured. */
+  p50: z.number().nonnegative(),
+  /** What that stays within for 90 % of the runs. */
+  p90: z.number().nonnegative(),
+  /** The file of runs. */
+  source: z.string(),
+  /** ISO 8601. */
+  date: z.string().optional(),
+});
+
 const clusterShape = z.object({
   schema: z.literal("mpopt.cluster/1"),
   name: z.string().min(1),
@@ -193,6 +212,8 @@ const clusterShape = z.object({
     fragmentation: quantitySchema,
   }),
   failedProbes: z.array(z.object({ probe: z.string(), reason: z.string() })).default([]),
+  /** Absent where no run was compared. */
+  calibration: calibrationSchema.optional(),
 });
 
 export const clusterSchema = clusterShape.superRefine((cluster, context) => {
@@ -244,4 +265,5 @@ export type Link = z.infer<typeof linkSchema>;
 export type CollectiveCurve = z.infer<typeof collectiveCurveSchema>;
 export type Level = z.infer<typeof levelSchema>;
 export type Measurement = z.infer<typeof measurementSchema>;
+export type Calibration = z.infer<typeof calibrationSchema>;
 export type Cluster = z.infer<typeof clusterSchema>;

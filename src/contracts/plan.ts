@@ -1,7 +1,8 @@
 import { z } from "zod";
+import { calibrationSchema } from "./cluster.js";
 import { contextExchangeSchema, jobSchema, offloadSchema, recomputeSchema } from "./job.js";
 import { architectureSchema } from "./model.js";
-import { provenanceSchema } from "./quantity.js";
+import { provenanceSchema, quantitySchema } from "./quantity.js";
 
 /** `mpopt.plan/1`: where everything runs, what it is expected to cost, and how sure the search is. */
 
@@ -85,10 +86,18 @@ export const certificateSchema = z.object({
 export const estimateSchema = z.object({
   stepSeconds: seconds,
   tokensPerSecond: z.number().nonnegative(),
-  /** Model FLOPs utilisation: no credit for recomputation. */
+  /**
+   * Model FLOPs utilisation: no credit for recomputation. Causal attention counts for the half that is computed
+   * (Dao, FlashAttention-2, 2023, section 4.1), a sliding window for its keys.
+   */
   mfu: z.number().nonnegative(),
   /** Hardware FLOPs utilisation: recomputation counted. */
   hfu: z.number().nonnegative(),
+  /**
+   * Both with attention counted over all pairs of tokens, as in Chowdhery et al. (PaLM, 2022, appendix B) and
+   * Narayanan et al. (SC'21, appendix).
+   */
+  fullAttention: z.object({ mfu: z.number().nonnegative(), hfu: z.number().nonnegative() }).optional(),
   /** Weakest provenance of the figures that went in. */
   provenance: provenanceSchema,
   /** Exposed seconds of one step on the slowest path, by kind; they add up to `stepSeconds`. */
@@ -115,6 +124,32 @@ export const estimateSchema = z.object({
   memory: z.array(memoryEntrySchema),
 });
 
+/**
+ * What a rule of thumb gives for the same job, priced by the same cost model: its best plan with the step time, or why
+ * it has none.
+ */
+export const baselineSchema = z.object({
+  rule: z.enum(["sc21", "smallest-degree", "node-tensor"]),
+  /** What was chosen, in words; of a plan that does not fit, the last one that was tried. */
+  plan: z.string().optional(),
+  /** Absent where the rule gives no plan that fits. */
+  stepSeconds: seconds.optional(),
+  /** On the fullest device. */
+  memoryBytes: bytes.optional(),
+  /** Why the rule gives no plan. */
+  reason: z.string().optional(),
+});
+
+/** The chosen placement priced again with one thing changed. */
+export const sensitivitySchema = z.object({
+  /** A clause: "links of level network twice as fast". */
+  change: z.string(),
+  /** Terms of the estimate that the change acts on. */
+  relieves: z.array(z.string()),
+  stepSeconds: seconds,
+  tokensPerSecond: z.number().nonnegative(),
+});
+
 export const planSchema = z.object({
   schema: z.literal("mpopt.plan/1"),
   name: z.string().min(1),
@@ -134,6 +169,9 @@ export const planSchema = z.object({
     deviceType: z.enum(["cuda", "rocm", "cpu"]),
     devices: positiveInteger,
     devicesPerNode: positiveInteger,
+    /** Price of one device. */
+    dollarsPerHour: quantitySchema.optional(),
+    calibration: calibrationSchema.optional(),
   }),
   job: jobSchema,
   mesh: z.object({
@@ -179,6 +217,9 @@ export const planSchema = z.object({
       memoryBytes: bytes.optional(),
     }),
   ),
+  /** What the usual rules of thumb give. */
+  baselines: z.array(baselineSchema).optional(),
+  sensitivity: z.array(sensitivitySchema).optional(),
   provenance: z.object({
     mpopt: z.string(),
     createdAt: z.string(),
@@ -192,6 +233,8 @@ export const planSchema = z.object({
 export type Stage = z.infer<typeof stageSchema>;
 export type OperatorPlacement = z.infer<typeof operatorPlacementSchema>;
 export type MemoryEntry = z.infer<typeof memoryEntrySchema>;
+export type Baseline = z.infer<typeof baselineSchema>;
+export type Sensitivity = z.infer<typeof sensitivitySchema>;
 export type Certificate = z.infer<typeof certificateSchema>;
 export type Estimate = z.infer<typeof estimateSchema>;
 export type Plan = z.infer<typeof planSchema>;
