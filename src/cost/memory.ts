@@ -4,6 +4,7 @@ import {
   type Device,
   type Job,
   type MemoryEntry,
+  type Zero,
 } from "../contracts/index.js";
 
 /** Bytes of one parameter in each of its copies. */
@@ -26,9 +27,26 @@ export function stateBytes(job: Job): StateBytes {
   };
 }
 
+/** Parameters that one device holds before ZeRO shards them: those of experts are replicated over fewer ranks. */
+export interface HeldParameters {
+  dense: number;
+  expert: number;
+}
+
+export const noParameters: HeldParameters = { dense: 0, expert: 0 };
+
+/** How ZeRO divides the state of a device's parameters, and what leaves the device. */
+export interface StateSharding {
+  zero: Zero;
+  /** Ranks that share one state, of parameters outside experts and in them. */
+  shards: number;
+  expertShards: number;
+  offloadOptimizer: boolean;
+}
+
 /** What a device of a stage holds, before it is turned into bytes by term. */
 export interface StageContents {
-  parameters: number;
+  parameters: HeldParameters;
   /** Activation bytes of one micro-batch, and how many are in flight. */
   savedBytes: number;
   inFlight: number;
@@ -65,13 +83,16 @@ export class MemoryModel {
     return (this.limitBytes - this.#contextBytes) / this.#fragmentation;
   }
 
-  /** @param optimizerShards ranks that share the optimizer state: the data-parallel degree under ZeRO-1. */
-  terms(contents: StageContents, optimizerShards: number): MemoryEntry["terms"] {
-    const { parameters } = contents;
+  /** Each ZeRO stage shards one term more: optimizer, gradients, parameters. */
+  terms(contents: StageContents, sharding: StateSharding): MemoryEntry["terms"] {
+    const { dense, expert } = contents.parameters;
+    const whole = dense + expert;
+    const part = dense / sharding.shards + expert / sharding.expertShards;
+    const { zero } = sharding;
     return {
-      parameters: parameters * this.#state.parameter,
-      gradients: parameters * this.#state.gradient,
-      optimizer: (parameters * this.#state.optimizer) / optimizerShards,
+      parameters: (zero >= 3 ? part : whole) * this.#state.parameter,
+      gradients: (zero >= 2 ? part : whole) * this.#state.gradient,
+      optimizer: sharding.offloadOptimizer ? 0 : (zero >= 1 ? part : whole) * this.#state.optimizer,
       activations: contents.savedBytes * contents.inFlight + contents.recomputedBytes,
       logits: contents.logitsBytes,
       workspace: contents.workspaceBytes,

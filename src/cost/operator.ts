@@ -35,6 +35,16 @@ export interface CostContext {
   compute: ComputeModel;
   /** Type that parameters and activations are computed in. */
   dtype: Dtype;
+  /** How experts are divided beside `split`; on their own device where absent. */
+  experts?: ExpertDivision;
+}
+
+/** How the experts of a layer are divided over devices. */
+export interface ExpertDivision {
+  /** Devices that share the experts of a layer. */
+  parallel: number;
+  /** Tokens of the busiest of them over the mean. */
+  imbalance: number;
 }
 
 const workKind: Readonly<Record<Operator["kind"], Work["kind"]>> = {
@@ -116,10 +126,13 @@ function operatorWork(
   context: CostContext,
 ): LocalWork {
   const { forward, backward } = scaledFlops(operator, context.reference, context.workload);
-  const share = split === null ? 1 : 1 / degree;
+  const experts = operator.kind === "grouped_linear" ? context.experts : undefined;
+  const share = (split === null ? 1 : 1 / degree) * (experts?.imbalance ?? 1);
+  const divisor = (dim: string) =>
+    (dim === split ? degree : 1) * (experts && dim === "expert" ? experts.parallel : 1);
   const localBytes = (operand: Operator["inputs"][number]) => {
     const bytes = bytesOf(context.tensors.get(operand.tensor)!, context);
-    return bytes * (split !== null && operand.dims.includes(split) ? share : 1);
+    return operand.dims.reduce((part, dim) => (dim === null ? part : part / divisor(dim)), bytes);
   };
   let inputBytes = 0;
   const parameterBytes: number[] = [];
@@ -131,7 +144,7 @@ function operatorWork(
   }
   const outputBytes = operator.outputs.reduce((sum, operand) => sum + localBytes(operand), 0);
   const flops = { forward: forward * share, backward: backward * share };
-  const local = { ...context, divisor: (dim: string) => (dim === split ? degree : 1) };
+  const local = { ...context, divisor };
   return {
     flops,
     inputBytes,
@@ -163,7 +176,7 @@ function backwardProducts({ forward, backward }: LocalWork["flops"]): number {
 }
 
 /** Framework calls that one operator stands for: projections that the model keeps apart are called apart. */
-function callCount(operator: Operator): number {
+export function callCount(operator: Operator): number {
   return operator.kind === "linear" ? (operator.modules?.length ?? 1) : 1;
 }
 

@@ -15,27 +15,38 @@ import { placementName } from "../cost/placement.js";
 import { distinctLayers, modelFlops, scaledFlops } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "../search/configuration.js";
 import type { PreparedSchedule } from "../search/preparedSchedule.js";
+import { layerTerms } from "../search/pricedLayer.js";
 import { longestUpdate, passTimes, rankMemory } from "../search/pricing.js";
 import type { StageCosts, StageSeconds } from "../search/stageCosts.js";
 
-/** Row r holds the coordinates of rank r: pipeline slowest, tensor fastest. */
-export function rankTable(configuration: Pick<Configuration, "pipeline" | "data" | "tensor">): number[][] {
-  const { pipeline, data, tensor } = configuration;
-  const table: number[][] = [];
-  for (let p = 0; p < pipeline; p++) {
-    for (let d = 0; d < data; d++) for (let t = 0; t < tensor; t++) table.push([p, d, t]);
-  }
-  return table;
+/** Axes of a configuration's mesh, outermost first; that of context parallelism only where it is used. */
+export function meshAxes({
+  pipeline,
+  data,
+  context,
+  tensor,
+}: Configuration): Pick<Plan["mesh"], "axes" | "sizes"> {
+  return context > 1
+    ? { axes: ["pipeline", "data", "context", "tensor"], sizes: [pipeline, data, context, tensor] }
+    : { axes: ["pipeline", "data", "tensor"], sizes: [pipeline, data, tensor] };
+}
+
+/** Row r holds the coordinates of rank r, one an axis: the last axis counts fastest. */
+export function rankTable(sizes: readonly number[]): number[][] {
+  return sizes.reduce<number[][]>(
+    (rows, size) => rows.flatMap((row) => Array.from({ length: size }, (_, i) => [...row, i])),
+    [[]],
+  );
 }
 
 /** Stages with their devices, modules and times. */
 export function assembleStages(model: Model, costs: StageCosts, boundaries: readonly number[]): Stage[] {
-  const { data, tensor, recompute } = costs.configuration;
+  const { data, context, tensor, recompute, recomputeLayers } = costs.configuration;
   const { rankOfStage } = costs.layout;
   const modules = (kind: "embedding" | "block" | "head") =>
     model.layers.filter((layer) => layer.kind === kind).map((layer) => layer.modules);
   const blocks = modules("block");
-  const width = data * tensor;
+  const width = data * context * tensor;
   const chunks = new Map<number, number>();
   return rankOfStage.map((rank, index): Stage => {
     const chunk = chunks.get(rank) ?? 0;
@@ -59,6 +70,7 @@ export function assembleStages(model: Model, costs: StageCosts, boundaries: read
         ...(head ? modules("head").flat() : []),
       ],
       recompute,
+      ...(recomputeLayers > 0 ? { recomputeLayers: Math.min(recomputeLayers, end - start) } : {}),
       forwardSeconds: forward,
       backwardSeconds: backward,
       backwardWeightSeconds: backwardWeight,
@@ -113,7 +125,8 @@ export function assembleEstimate(
   schedule?: PreparedSchedule,
 ): Estimate {
   const { configuration } = costs;
-  const { pipeline, data, tensor, microBatches, microBatch, recompute } = configuration;
+  const { pipeline, data, context, tensor, microBatches, microBatch } = configuration;
+  const width = data * context * tensor;
   const { job, cluster, compute, communication, memory } = models;
   const { stepSeconds, terms } = schedule
     ? simulatedStep(costs, boundaries, schedule)
@@ -121,8 +134,8 @@ export function assembleEstimate(
   const workload = { batch: job.globalBatch, sequence: job.sequence };
   const flops = modelFlops(model, workload);
   const useful = flops.forward + flops.backward;
-  const repeated = repeatedFlops(model, recompute, { batch: microBatch, sequence: job.sequence });
-  const capacity = stepSeconds * pipeline * data * tensor * compute.peak(job.dtypes.parameters);
+  const repeated = repeatedFlops(model, costs, boundaries, { batch: microBatch, sequence: job.sequence });
+  const capacity = stepSeconds * pipeline * width * compute.peak(job.dtypes.parameters);
   return {
     stepSeconds,
     tokensPerSecond: (job.globalBatch * job.sequence) / stepSeconds,
@@ -141,7 +154,7 @@ export function assembleEstimate(
         : costs.memory(rank, boundaries[rank]!, boundaries[rank + 1]!);
       return {
         pipelineRank: rank,
-        devices: data * tensor,
+        devices: width,
         terms: byTerm,
         allocatedBytes: memory.allocatedBytes(byTerm),
         reservedBytes: memory.reservedBytes(byTerm),
@@ -167,11 +180,7 @@ function closedFormStep(costs: StageCosts, boundaries: readonly number[]): StepS
   return {
     stepSeconds: sum + (microBatches - 1) * perMicroBatch(slowest) + once(last),
     terms: {
-      ...noTerms,
-      compute: microBatches * slowest.compute,
-      recompute: microBatches * slowest.recompute,
-      tensorCommunication: microBatches * slowest.tensorCommunication,
-      pipelineTransfer: microBatches * slowest.transfer,
+      ...workTerms((term) => microBatches * slowest[term]),
       bubble: sum - perMicroBatch(slowest),
       gradientSynchronisation: last.gradientSynchronisation,
       optimizer: last.optimizer,
@@ -190,20 +199,15 @@ function simulatedStep(
   const pipelineSeconds = schedule.pipelineSeconds(times);
   const load = schedule.rankSeconds(times);
   const busiest = load.indexOf(load.reduce((a, b) => Math.max(a, b), 0));
-  const work = { compute: 0, recompute: 0, tensorCommunication: 0, pipelineTransfer: 0 };
-  for (const { stage, share } of schedule.work[busiest]!) {
-    const seconds = costs.seconds(stage, boundaries[stage]!, boundaries[stage + 1]!);
-    work.compute += microBatches * share * seconds.compute;
-    work.recompute += microBatches * share * seconds.recompute;
-    work.tensorCommunication += microBatches * share * seconds.tensorCommunication;
-    work.pipelineTransfer += microBatches * share * seconds.transfer;
-  }
+  const own = schedule.work[busiest]!.map(({ stage, share }) => ({
+    share: microBatches * share,
+    seconds: costs.seconds(stage, boundaries[stage]!, boundaries[stage + 1]!),
+  }));
   const update = longestUpdate(costs, boundaries, times, schedule);
   return {
     stepSeconds: pipelineSeconds + update.gradientSynchronisation + update.optimizer,
     terms: {
-      ...noTerms,
-      ...work,
+      ...workTerms((term) => own.reduce((sum, { share, seconds }) => sum + share * seconds[term], 0)),
       bubble: Math.max(0, pipelineSeconds - microBatches * load[busiest]!),
       gradientSynchronisation: update.gradientSynchronisation,
       optimizer: update.optimizer,
@@ -211,19 +215,40 @@ function simulatedStep(
   };
 }
 
+/** What the stages of a rank spend their micro-batches on, by the terms of an estimate. */
+function workTerms(
+  sum: (term: (typeof layerTerms)[number] | "transfer" | "host") => number,
+): Estimate["terms"] {
+  const terms = { ...noTerms, pipelineTransfer: sum("transfer"), host: sum("host") };
+  for (const term of layerTerms) terms[term] = sum(term);
+  return terms;
+}
+
 /** FLOPs of one micro-batch that recomputation repeats, all devices together. */
 function repeatedFlops(
   model: Model,
-  recompute: Configuration["recompute"],
+  costs: StageCosts,
+  boundaries: readonly number[],
   workload: { batch: number; sequence: number },
 ): number {
-  if (recompute === "none") return 0;
-  let flops = 0;
-  for (const { layer, count, operators } of distinctLayers(model)) {
-    if (layer.kind !== "block") continue;
+  const { recompute, recomputeLayers } = costs.configuration;
+  if (recompute === "none" && recomputeLayers === 0) return 0;
+  const blocks = model.layers.filter((layer) => layer.kind === "block");
+  const repeatedOf = new Map<string, { selective: number; full: number }>();
+  for (const { block, operators } of distinctLayers(model)) {
+    const sum = { selective: 0, full: 0 };
     for (const operator of operators) {
-      if (recompute === "selective" && operator.kind !== "attention") continue;
-      flops += count * scaledFlops(operator, model.reference, workload).forward;
+      const { forward } = scaledFlops(operator, model.reference, workload);
+      sum.full += forward;
+      if (operator.kind === "attention") sum.selective += forward;
+    }
+    repeatedOf.set(block, sum);
+  }
+  let flops = 0;
+  for (let stage = 0; stage + 1 < boundaries.length; stage++) {
+    for (let layer = boundaries[stage]!; layer < boundaries[stage + 1]!; layer++) {
+      const kind = layer < boundaries[stage]! + recomputeLayers ? "full" : recompute;
+      if (kind !== "none") flops += repeatedOf.get(blocks[layer]!.block)![kind];
     }
   }
   return flops;

@@ -233,7 +233,7 @@ function checkMemory(plan: Plan, expect: Expect): void {
     "estimate.memory",
     `Expected one memory entry for each of ${pipeline} pipeline ranks but found ${memory.length}.`,
   );
-  const perStage = axisSize(plan, "data") * axisSize(plan, "tensor");
+  const perStage = axisSize(plan, "data") * axisSize(plan, "context") * axisSize(plan, "tensor");
   for (const { devices, pipelineRank } of memory) {
     expect(
       devices === perStage,
@@ -242,6 +242,10 @@ function checkMemory(plan: Plan, expect: Expect): void {
     );
   }
   const parameterBytes = bytesPerElement[plan.job.dtypes.parameters];
+  const { zero, shards } = plan.optimizer;
+  const replicas = axisSize(plan, "data") * axisSize(plan, "context");
+  // Experts may be held once over all ranks; everything else as often as there are replicas that share nothing.
+  const copies = plan.mesh.experts ? 1 : zero === 3 ? replicas / (shards ?? replicas) : replicas;
   let held = 0;
   for (const entry of memory) {
     const sum = Object.values(entry.terms).reduce((all, bytes) => all + bytes, 0);
@@ -255,12 +259,12 @@ function checkMemory(plan: Plan, expect: Expect): void {
       "estimate.memory",
       `Expected at most ${entry.limitBytes} bytes on pipeline rank ${entry.pipelineRank} but found ${Math.round(entry.reservedBytes)}.`,
     );
-    held += (entry.terms.parameters / parameterBytes) * axisSize(plan, "tensor");
+    held += (entry.terms.parameters / parameterBytes) * perStage;
   }
   expect(
-    held >= plan.model.parameterCount * (1 - tolerance),
+    held >= copies * plan.model.parameterCount * (1 - tolerance),
     "estimate.memory",
-    `Expected all ranks together to hold ${plan.model.parameterCount} parameters but found ${Math.round(held)}.`,
+    `Expected all ranks together to hold ${copies} times ${plan.model.parameterCount} parameters but found ${Math.round(held)}.`,
   );
 }
 

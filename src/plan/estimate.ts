@@ -7,12 +7,13 @@ import {
   type Plan,
 } from "../contracts/index.js";
 import { placementName } from "../cost/placement.js";
-import { distinctLayers, tensorsById } from "../models/workload.js";
+import { distinctLayers } from "../models/workload.js";
 import { scheduleOfPlan } from "../schedule/index.js";
 import type { Configuration, LayerChain } from "../search/configuration.js";
 import { priceLayer } from "../search/intra.js";
 import { buildLayerProblem } from "../search/intraProblem.js";
 import { costModels } from "../search/joint.js";
+import { layerInput } from "../search/layerChains.js";
 import { PreparedSchedule } from "../search/preparedSchedule.js";
 import { isClosedForm } from "../search/scheduleChoices.js";
 import { StageCosts } from "../search/stageCosts.js";
@@ -50,24 +51,10 @@ export function configurationOf(plan: Plan): Configuration {
 export function estimatePlan(plan: Plan, model: Model, cluster: Cluster): Estimate {
   const configuration = configurationOf(plan);
   const models = costModels(cluster, plan.job);
-  const context = {
-    tensors: tensorsById(model),
-    reference: model.reference,
-    workload: { batch: configuration.microBatch, sequence: plan.batch.sequence },
-    compute: models.compute,
-    dtype: plan.job.dtypes.parameters,
-  };
+  const inputOf = layerInput(model, models, configuration, plan.job.runtime, configuration.microBatches);
   const costOf = new Map<string, ReturnType<typeof priceLayer>>();
   for (const { block, operators } of distinctLayers(model)) {
-    const input = {
-      operators,
-      context,
-      communication: models.communication,
-      group: { size: configuration.tensor, stride: 1 },
-      runtime: plan.job.runtime,
-      sequenceParallel: configuration.sequenceParallel,
-      microBatches: configuration.microBatches,
-    };
+    const input = inputOf(operators);
     const built = buildLayerProblem(input);
     const placed = plan.operators.filter((each) => each.block === block);
     const strategies = operators.map((operator, i): Strategy => {

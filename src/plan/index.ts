@@ -12,11 +12,13 @@ import {
 import { checkWorkload } from "../models/workload.js";
 import { describeConfiguration } from "../search/candidates.js";
 import { searchPlan } from "../search/joint.js";
+import { type AnnotateOptions, annotatePlan } from "./annotate.js";
 import {
   assembleEstimate,
   assembleOperators,
   assembleStages,
   describeInputs,
+  meshAxes,
   rankTable,
 } from "./assemble.js";
 import { checkPlan } from "./check.js";
@@ -24,7 +26,7 @@ import { checkPlan } from "./check.js";
 export { checkPlan, type Violation } from "./check.js";
 export { estimatePlan } from "./estimate.js";
 
-export interface PlanOptions extends RunOptions {
+export interface PlanOptions extends RunOptions, Omit<AnnotateOptions, "signal"> {
   model: Model;
   cluster: Cluster;
   /** A job; what is left out takes the defaults of `mpopt.job/1`. */
@@ -47,16 +49,20 @@ export async function createPlan(options: PlanOptions): Promise<Plan> {
   checkWorkload(model, { batch: 1, sequence: job.sequence });
   const result = await searchPlan(model, cluster, job, options);
   const { configuration, costs, boundaries, chain, schedule } = result;
+  const { tensor, context, contextExchange, expert, expertTensor, sequenceParallel } = configuration;
+  const { zero, shards, offload, data } = configuration;
+  const mesh: Plan["mesh"] = {
+    ...meshAxes(configuration),
+    sequenceParallel,
+    ...(context > 1 ? { contextExchange } : {}),
+    ...(expert > 1 || expertTensor !== tensor ? { experts: { expert, tensor: expertTensor } } : {}),
+  };
   const plan: Plan = {
     schema: "mpopt.plan/1",
     name: `${model.name} on ${cluster.name}`,
     ...describeInputs(model, cluster, job),
-    mesh: {
-      axes: ["pipeline", "data", "tensor"],
-      sizes: [configuration.pipeline, configuration.data, configuration.tensor],
-      sequenceParallel: configuration.sequenceParallel,
-    },
-    rankTable: rankTable(configuration),
+    mesh,
+    rankTable: rankTable(mesh.sizes),
     stages: assembleStages(model, costs, boundaries),
     operators: assembleOperators(model, chain),
     schedule: {
@@ -65,7 +71,12 @@ export async function createPlan(options: PlanOptions): Promise<Plan> {
       ...(schedule.actions ? { actions: schedule.actions } : {}),
     },
     batch: { global: job.globalBatch, micro: configuration.microBatch, sequence: job.sequence },
-    optimizer: { name: job.optimizer, zero: configuration.zero },
+    optimizer: {
+      name: job.optimizer,
+      zero,
+      ...(zero > 0 && shards !== data * context ? { shards } : {}),
+      ...(offload === "none" ? {} : { offload }),
+    },
     estimate: assembleEstimate(model, result.models, costs, boundaries, schedule.prepared),
     certificate: result.certificate,
     rejected: result.rejected,
@@ -86,5 +97,5 @@ export async function createPlan(options: PlanOptions): Promise<Plan> {
       violations.slice(1).map((each) => each.message),
     );
   }
-  return plan;
+  return await annotatePlan(plan, model, cluster, options);
 }

@@ -103,6 +103,7 @@ export function enumerateConfigurations(job: Job, degrees: Degrees): Configurati
           result.push({
             ...singleDevice,
             ...degrees,
+            expertTensor: degrees.tensor,
             microBatch,
             microBatches,
             sequenceParallel,

@@ -1,7 +1,9 @@
 import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../contracts/index.js";
+import { callCount, type PassSeconds } from "../cost/operator.js";
 import type { Placement } from "../cost/placement.js";
 import { scaledFlops } from "../models/workload.js";
 import { solve } from "../solver/index.js";
+import { addSeconds, contextExchange, expertExchange } from "./exchanges.js";
 import {
   boundaryPlacement,
   boundaryUse,
@@ -25,10 +27,16 @@ export interface LayerCost {
   /** Communication over the tensor axis; not contained in forward and backward. */
   forwardCommunicationSeconds: number;
   backwardCommunicationSeconds: number;
+  /** Exposed communication between context-parallel ranks, and between those that share experts; not in the above. */
+  contextSeconds: PassSeconds;
+  expertSeconds: PassSeconds;
+  /** Framework calls of both passes. */
+  calls: { forward: number; backward: number };
   /** Once a step: reduction over the tensor axis of weight gradients that are partial sums. */
   weightGradientSeconds: number;
-  /** Parameters that one device holds. */
+  /** Parameters that one device holds, outside experts and in them. */
   parameters: number;
+  expertParameters: number;
   /** Those among them that are stored elsewhere too, and only once where both places are one device. */
   tiedParameters: number;
   /** Activation bytes that one micro-batch keeps from forward to backward. */
@@ -98,8 +106,12 @@ export function priceLayer(
   let backwardCommunicationSeconds = 0;
   let weightGradients = 0;
   let parameters = 0;
+  let expertParameters = 0;
   let tiedParameters = 0;
   let attentionSeconds = 0;
+  let calls = 0;
+  const contextSeconds = { forward: 0, backward: 0 };
+  const expertSeconds = { forward: 0, backward: 0 };
   for (const [i, operator] of operators.entries()) {
     const strategy = strategies[i]!;
     const seconds = built.seconds[i]![built.strategies[i]!.indexOf(strategy)]!;
@@ -108,10 +120,15 @@ export function priceLayer(
     backwardWeightSeconds += seconds.backwardWeight;
     weightGradients += weightGradientSeconds(operator, strategy, { ...input, microBatches: 1 });
     if (operator.kind === "attention") attentionSeconds += seconds.forward;
+    calls += callCount(operator);
     const held = localParameters(operator, strategy, input);
-    parameters += held.all;
+    if (operator.kind === "grouped_linear") expertParameters += held.all / input.expertGroup.size;
+    else parameters += held.all;
     tiedParameters += held.tied;
+    addSeconds(contextSeconds, contextExchange(operator, strategy, seconds, input));
+    addSeconds(expertSeconds, expertExchange(operator, strategy, input));
   }
+  const exposed = 1 - input.overlap("tensor");
   const kept = keptTensors(operators);
   const local = (bytes: number, placement: Placement) =>
     placement.kind === "shard" ? bytes / group.size : bytes;
@@ -134,8 +151,8 @@ export function priceLayer(
       if (!uses.some((each) => sameUse(each, use))) uses.push(use);
     }
     const seconds = useSeconds(produced, uses, flow.bytes, group, communication);
-    forwardCommunicationSeconds += seconds.forward;
-    backwardCommunicationSeconds += seconds.backward;
+    forwardCommunicationSeconds += exposed * seconds.forward;
+    backwardCommunicationSeconds += exposed * seconds.backward;
     const isLogits = logits.has(flow.tensor.id);
     const largest = isLogits
       ? 0
@@ -163,8 +180,12 @@ export function priceLayer(
     backwardWeightSeconds,
     forwardCommunicationSeconds,
     backwardCommunicationSeconds,
+    contextSeconds,
+    expertSeconds,
+    calls: { forward: calls, backward: calls },
     weightGradientSeconds: weightGradients,
     parameters,
+    expertParameters,
     tiedParameters,
     savedBytes: { none: saved.none, selective: saved.selective, full: boundaryBytes },
     recomputeSeconds: {

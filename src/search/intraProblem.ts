@@ -1,5 +1,11 @@
 import type { Group } from "../cluster/index.js";
-import { MpoptError, type Operator, type Runtime, type Tensor } from "../contracts/index.js";
+import {
+  type ContextExchange,
+  MpoptError,
+  type Operator,
+  type Runtime,
+  type Tensor,
+} from "../contracts/index.js";
 import type { CommunicationModel } from "../cost/communication.js";
 import {
   bytesOf,
@@ -8,6 +14,7 @@ import {
   operatorSeconds,
   type PassSeconds,
 } from "../cost/operator.js";
+import type { OverlapKind } from "../cost/overlap.js";
 import { type Placement, partial, replicate, samePlacement, shard } from "../cost/placement.js";
 import { reshardSeconds } from "../cost/resharding.js";
 import type { Problem, ProblemEdge, ProblemNode } from "../solver/problem.js";
@@ -35,6 +42,14 @@ export interface LayerProblemInput {
   sequenceParallel: boolean;
   /** Micro-batches a step: weight gradients that are partial sums are reduced once a step. */
   microBatches: number;
+  /** Devices that share one expert: the whole group, or 1. */
+  expertTensor: number;
+  /** Ranks that share the tokens of a sequence, and those that share the experts of a layer. */
+  contextGroup: Group;
+  contextExchange: ContextExchange;
+  expertGroup: Group;
+  /** Share of each kind of communication that hides. */
+  overlap: (kind: OverlapKind) => number;
 }
 
 export interface LayerProblem {
@@ -145,8 +160,8 @@ export function chosenLayer(input: LayerProblemInput, chosen: Splits): LayerProb
  * @throws MpoptError E_INFEASIBLE naming the first operator that has no strategy at this degree.
  */
 export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
-  const { operators, context, communication, group, sequenceParallel } = input;
-  const rules = { runtime: input.runtime, degree: group.size, sequenceParallel };
+  const { operators, context, communication, group, sequenceParallel, expertTensor } = input;
+  const rules = { runtime: input.runtime, degree: group.size, sequenceParallel, expertTensor };
   const strategies: Strategy[][] = [];
   const seconds: OperatorSeconds[][] = [];
   const nodes: ProblemNode[] = [];
@@ -167,6 +182,7 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
     seconds.push(times);
     nodes.push({ costs, usages: found.map(() => 0) });
   }
+  const exposed = 1 - input.overlap("tensor");
   const tensors = tensorFlows(operators, context);
   const edges: ProblemEdge[] = [];
   for (const flow of tensors) addFlow(flow);
@@ -179,7 +195,7 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
       : [boundary];
     const cost = (from: Placement, uses: readonly Use[]) => {
       const { forward, backward } = useSeconds(from, uses, flow.bytes, group, communication);
-      return forward + backward;
+      return exposed * (forward + backward);
     };
     const fixed: Use[] = flow.leaves ? [boundaryUse(boundary)] : [];
     if (flow.readers.length + fixed.length <= 1) {
@@ -237,6 +253,8 @@ export function weightGradientSeconds(
   for (const [i, operand] of operator.inputs.entries()) {
     const tensor = input.context.tensors.get(operand.tensor)!;
     if (tensor.kind !== "parameter" || !samePlacement(strategy.inputs[i]!.gradient, partial)) continue;
+    // Whole experts are on other devices of the axis: theirs are reduced with the data-parallel gradients.
+    if (operator.kind === "grouped_linear" && input.expertTensor < input.group.size) continue;
     const bytes = bytesOf(tensor, input.context);
     seconds += input.communication.collectiveSeconds("allReduce", bytes, input.group);
   }
@@ -266,7 +284,7 @@ function workloadSizes(context: CostContext): Map<string, number> {
   return new Map([
     ["batch", context.workload.batch],
     ["sequence", context.workload.sequence],
-    ["keySequence", context.workload.sequence],
+    ["keySequence", context.workload.keySequence ?? context.workload.sequence],
   ]);
 }
 

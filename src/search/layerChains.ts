@@ -1,9 +1,53 @@
-import { type Layer, type Model, MpoptError, type Runtime } from "../contracts/index.js";
-import type { CostContext } from "../cost/operator.js";
+import { type Layer, type Model, MpoptError, type Operator, type Runtime } from "../contracts/index.js";
+import { type OverlapKind, overlapOf } from "../cost/overlap.js";
 import { tensorsById } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
+import { groupsOf } from "./groups.js";
 import { type LayerCost, priceChosen, solveLayer } from "./intra.js";
-import type { KnownShardings } from "./knownShardings.js";
+import type { LayerProblemInput } from "./intraProblem.js";
+import { KnownShardings } from "./knownShardings.js";
+
+/**
+ * What a layer of a model is priced from under a configuration; search, estimate and checker share it.
+ * @throws MpoptError E_INFEASIBLE where heads do not divide over tensor- and context-parallel ranks.
+ */
+export function layerInput(
+  model: Model,
+  models: CostModels,
+  configuration: Configuration,
+  runtime: Runtime,
+  microBatches: number,
+): (operators: readonly Operator[]) => LayerProblemInput {
+  const { job, compute, communication, cluster } = models;
+  const { microBatch, context, contextExchange, expert, expertTensor, sequenceParallel } = configuration;
+  const groups = groupsOf(configuration);
+  const { sequence } = job;
+  const shared = {
+    context: {
+      tensors: tensorsById(model),
+      reference: model.reference,
+      workload: {
+        batch: microBatch,
+        sequence: sequence / context,
+        ...(context > 1 ? { keySequence: sequence } : {}),
+      },
+      compute,
+      dtype: job.dtypes.parameters,
+      experts: { parallel: expert, imbalance: expert > 1 ? (cluster.expertImbalance?.value ?? 1) : 1 },
+    },
+    communication,
+    group: groups.tensor,
+    runtime,
+    sequenceParallel,
+    microBatches,
+    expertTensor,
+    contextGroup: groups.context,
+    contextExchange,
+    expertGroup: groups.expert,
+    overlap: (kind: OverlapKind) => overlapOf(cluster, kind),
+  };
+  return (operators) => ({ operators, ...shared });
+}
 
 /**
  * Layer costs by what they depend on: tensor degree, micro-batch, sequence parallelism. Equal layers are
@@ -16,10 +60,10 @@ export class LayerChains {
   readonly #models: CostModels;
   readonly #chains = new Map<string, LayerChain | undefined>();
   readonly #signal: AbortSignal | undefined;
-  readonly #known: KnownShardings | undefined;
+  readonly #known: KnownShardings;
 
   /** @param known where shardings are looked up before they are solved, and kept after. */
-  constructor(model: Model, models: CostModels, signal?: AbortSignal, known?: KnownShardings) {
+  constructor(model: Model, models: CostModels, signal?: AbortSignal, known = new KnownShardings()) {
     this.#model = model;
     this.#models = models;
     this.#signal = signal;
@@ -46,51 +90,38 @@ export class LayerChains {
     runtime: Runtime = this.#models.job.runtime,
   ): Promise<LayerChain | undefined> {
     const { tensor, microBatch, sequenceParallel, microBatches } = configuration;
+    const { context, contextExchange, expert, expertTensor } = configuration;
     // Only free shardings weigh the reduction of weight gradients, which is shared by all micro-batches.
     const repeats = runtime === "any" ? microBatches : this.#models.job.globalBatch;
-    const key = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${repeats}`;
+    const shape = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${repeats}/${context}/${expertTensor}`;
+    const key = `${shape}/${context > 1 ? contextExchange : ""}/${expert}`;
     if (!this.#chains.has(key)) {
-      this.#chains.set(key, await this.#solve(configuration, runtime, repeats, key));
+      this.#chains.set(key, await this.#solve(configuration, runtime, repeats, shape));
     }
     return this.#chains.get(key);
   }
 
   async #solve(
-    { tensor, microBatch, sequenceParallel }: Configuration,
+    configuration: Configuration,
     runtime: Runtime,
     microBatches: number,
-    key: string,
+    shape: string,
   ): Promise<LayerChain | undefined> {
-    const { job, compute, communication } = this.#models;
-    const context: CostContext = {
-      tensors: tensorsById(this.#model),
-      reference: this.#model.reference,
-      workload: { batch: microBatch, sequence: job.sequence },
-      compute,
-      dtype: job.dtypes.parameters,
-    };
+    const { job } = this.#models;
+    const inputOf = layerInput(this.#model, this.#models, configuration, runtime, microBatches);
     // Chains of one search share a job; what is known from others need not.
-    const knownKey = `${key}/${job.sequence}/${JSON.stringify(job.dtypes)}`;
+    const knownKey = `${shape}/${job.sequence}/${JSON.stringify(job.dtypes)}`;
     const solved = new Map<string, LayerCost>();
     const cost = async (layer: Layer): Promise<LayerCost> => {
       const known = solved.get(layer.block);
       if (known) return known;
       const operators = this.#model.operators.slice(layer.operators.start, layer.operators.end);
-      const group = { size: tensor, stride: 1 };
-      const input = {
-        operators,
-        context,
-        communication,
-        group,
-        runtime,
-        sequenceParallel,
-        microBatches,
-      };
-      const chosen = this.#known?.get(this.#model, layer.block, knownKey);
+      const input = inputOf(operators);
+      const chosen = this.#known.get(this.#model, layer.block, knownKey);
       const found = chosen ? priceChosen(input, chosen) : await solveLayer(input, this.#signal);
       if (!chosen) {
         const splits = found.strategies.map((strategy) => strategy.split);
-        this.#known?.set(this.#model, layer.block, knownKey, splits);
+        this.#known.set(this.#model, layer.block, knownKey, splits);
       }
       solved.set(layer.block, found);
       return found;

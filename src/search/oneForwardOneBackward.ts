@@ -23,10 +23,10 @@ export function stageProblem(costs: StageCosts): StageProblem {
 
 /** No cut of the layers takes less than this under 1F1B: see `cutStages` for the objective. */
 export function leastSeconds(costs: StageCosts): number {
-  const { pipeline, microBatches } = costs.configuration;
+  const { microBatches } = costs.configuration;
   const whole = costs.wholeModel();
   const sum = whole.seconds;
-  const largest = Math.max(sum / pipeline, whole.largestLayerSeconds);
+  const largest = Math.max(whole.paceSeconds, whole.largestLayerSeconds);
   return sum + (microBatches - 1) * largest + whole.leastOptimizerSeconds;
 }
 

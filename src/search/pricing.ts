@@ -39,13 +39,14 @@ export function rankUpdate(
   rank: number,
 ): UpdateSeconds {
   const { stagesOfRank, rankOfStage, copies, ranks } = costs.layout;
-  let parameters = 0;
+  const parameters = { dense: 0, expert: 0 };
   let hiding = 0;
   let other = 0;
   for (const s of stagesOfRank[rank]!) {
     const [start, end] = [boundaries[s]!, boundaries[s + 1]!];
     const own = costs.parameters(s, start, end);
-    parameters += own;
+    parameters.dense += own.dense;
+    parameters.expert += own.expert;
     hiding += split ? times.backwardWeight[s]! : times.backward[s]!;
     other += costs.weightSeconds(s, start, end);
     // The second copy of a stage is on the mirrored rank.
@@ -110,13 +111,15 @@ export function rankMemory(
       logits = waiting;
     }
   }
-  let parameters = 0;
+  const parameters = { dense: 0, expert: 0 };
   let versions = 0;
   let workspaceBytes = 0;
   let recomputedBytes = 0;
   for (const [j, each] of held.entries()) {
-    parameters += each.parameters;
-    versions += each.parameters * holdings.weightVersions[rank]![j]!;
+    const { dense, expert } = each.parameters;
+    parameters.dense += dense;
+    parameters.expert += expert;
+    versions += (dense + expert) * holdings.weightVersions[rank]![j]!;
     workspaceBytes = Math.max(workspaceBytes, each.workspaceBytes);
     recomputedBytes = Math.max(recomputedBytes, each.recomputedBytes);
   }
@@ -129,7 +132,8 @@ export function rankMemory(
     // A forward and a backward side by side have a workspace each.
     workspaceBytes: workspaceBytes * (holdings.overlaps[rank] ? 2 : 1),
   });
-  if (versions > parameters) terms.parameters *= versions / parameters;
+  const once = parameters.dense + parameters.expert;
+  if (versions > once) terms.parameters *= versions / once;
   return terms;
 }
 

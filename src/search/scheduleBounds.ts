@@ -1,6 +1,4 @@
-import type { Configuration, LayerChain } from "./configuration.js";
-import type { LayerCost } from "./intra.js";
-import { wholeSavedBytes } from "./layerSums.js";
+import type { PricedChain, PricedLayer } from "./pricedLayer.js";
 import type { StageCosts } from "./stageCosts.js";
 
 /** What the schedules that are searched have in common. */
@@ -22,6 +20,7 @@ interface LayerPass {
   /** Between the halves of a backward. */
   betweenBytes: number;
   parameters: number;
+  expertParameters: number;
 }
 
 /** Sums over a chain of layers that bounds and estimates need. */
@@ -38,21 +37,22 @@ export interface ChainPasses {
   weightSeconds: number;
 }
 
-/** Passes of all layers of a configuration. */
-export function chainPasses({ recompute }: Configuration, chain: LayerChain): ChainPasses {
-  const passOf = (layer: LayerCost, block: boolean): LayerPass => {
-    const forward = layer.forwardSeconds + layer.forwardCommunicationSeconds;
-    const repeated = block ? layer.recomputeSeconds[recompute] : 0;
-    const backward = layer.backwardSeconds + layer.backwardCommunicationSeconds + repeated;
-    return {
-      forward,
-      backwardInput: backward - layer.backwardWeightSeconds,
-      pass: forward + backward,
-      savedBytes: layer.savedBytes[block ? recompute : "none"],
-      betweenBytes: wholeSavedBytes(layer, block ? recompute : "none"),
-      parameters: layer.parameters,
-    };
-  };
+/** Passes of all layers of a configuration: where some are recomputed whole, the time of none and the memory of all. */
+export function chainPasses({
+  embedding: first,
+  blocks: middle,
+  whole,
+  head: last,
+}: PricedChain): ChainPasses {
+  const passOf = (layer: PricedLayer, held = layer): LayerPass => ({
+    forward: layer.forward,
+    backwardInput: layer.backward - layer.backwardWeight,
+    pass: layer.forward + layer.backward,
+    savedBytes: held.saved,
+    betweenBytes: Math.min(layer.between, held.between),
+    parameters: layer.parameters,
+    expertParameters: layer.expertParameters,
+  });
   const combine = (list: LayerPass[], how: (...values: number[]) => number): LayerPass => ({
     forward: how(...list.map((each) => each.forward)),
     backwardInput: how(...list.map((each) => each.backwardInput)),
@@ -60,11 +60,12 @@ export function chainPasses({ recompute }: Configuration, chain: LayerChain): Ch
     savedBytes: how(...list.map((each) => each.savedBytes)),
     betweenBytes: how(...list.map((each) => each.betweenBytes)),
     parameters: how(...list.map((each) => each.parameters)),
+    expertParameters: how(...list.map((each) => each.expertParameters)),
   });
   const sum = (...values: number[]) => values.reduce((all, value) => all + value, 0);
-  const embedding = chain.embedding.map((layer) => passOf(layer, false));
-  const blocks = chain.blocks.map((layer) => passOf(layer, true));
-  const head = chain.head.map((layer) => passOf(layer, false));
+  const embedding = first.map((layer) => passOf(layer));
+  const blocks = middle.map((layer, i) => passOf(layer, whole?.[i]));
+  const head = last.map((layer) => passOf(layer));
   const layers = [...embedding, ...blocks, ...head];
   const total = combine(layers, sum);
   return {
@@ -171,21 +172,16 @@ export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: Sc
 
 /** Bytes that all ranks together have left beside one copy of parameters, gradients and optimizer. */
 export function activationRoom(costs: StageCosts): number {
-  const held = costs.terms({
-    parameters: costs.wholeParameters,
-    savedBytes: 0,
-    inFlight: 0,
-    recomputedBytes: 0,
-    logitsBytes: 0,
-    workspaceBytes: 0,
-  });
+  const held = costs.stateTerms(costs.wholeParameters);
   const fixed = held.parameters + held.gradients + held.optimizer;
   return costs.configuration.pipeline * costs.roomBytes - fixed;
 }
 
 /** Some rank has at least an equal share of the parameters. */
 export function leastUpdateSeconds(costs: StageCosts): number {
-  const share = costs.wholeParameters / costs.configuration.pipeline;
+  const { pipeline } = costs.configuration;
+  const { dense, expert } = costs.wholeParameters;
+  const share = { dense: dense / pipeline, expert: expert / pipeline };
   const { gradientSynchronisation, optimizer } = costs.update.seconds(share, Number.POSITIVE_INFINITY, 0);
   return gradientSynchronisation + optimizer;
 }

@@ -1,3 +1,4 @@
+import type { HeldParameters } from "../cost/memory.js";
 import type { Holding } from "./holdings.js";
 import type { PreparedSchedule } from "./preparedSchedule.js";
 import { leastLayers } from "./rankCuts.js";
@@ -82,21 +83,15 @@ function mostBlocks(
   const stages = costs.layout.rankOfStage.length;
   const held = costs.layout.stagesOfRank[rank]!;
   const versions = schedule.holdings.weightVersions[rank]!;
-  const bytesOf = (parameters: number, weightVersions: number) => {
-    const terms = costs.terms({
-      parameters,
-      savedBytes: 0,
-      inFlight: 0,
-      recomputedBytes: 0,
-      logitsBytes: 0,
-      workspaceBytes: 0,
-    });
+  const bytesOf = (parameters: HeldParameters, weightVersions: number) => {
+    const terms = costs.stateTerms(parameters);
     return terms.parameters * weightVersions + terms.gradients + terms.optimizer;
   };
   const ends = held.map((stage) => costs.footprint(stage, 0, 0));
   const atLeast = held.map((stage) => leastLayers(stage, stages));
   const endBytes = ends.map(({ parameters }, j) => bytesOf(parameters, versions[j]!));
-  const blockBytes = held.map((_, j) => bytesOf(leastBlock.parameters, versions[j]!));
+  const leastHeld = { dense: leastBlock.parameters, expert: leastBlock.expertParameters };
+  const blockBytes = held.map((_, j) => bytesOf(leastHeld, versions[j]!));
   const fewest = atLeast.reduce((sum, count) => sum + count, 0);
   let most = Number.POSITIVE_INFINITY;
   for (const holding of schedule.holdings.ofRank[rank]!) {

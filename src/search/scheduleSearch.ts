@@ -2,7 +2,7 @@ import type { Job, RunOptions } from "../contracts/index.js";
 import { scheduleShape, searchedSchedule } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
 import { describeConfiguration } from "./candidates.js";
-import type { CostModels, LayerChain } from "./configuration.js";
+import type { CostModels } from "./configuration.js";
 import { searchFlush } from "./oneForwardOneBackward.js";
 import { excessBytes } from "./pricing.js";
 import { balancedCut } from "./rankCuts.js";
@@ -73,10 +73,10 @@ export async function searchSchedules(
   const open: Option[] = [];
   const onlySearched = names.join() === searchedSchedule;
   for (const candidate of candidates) {
-    const { configuration, chain, costs } = candidate;
+    const { configuration, costs } = candidate;
     const choices = scheduleChoices(job, names, configuration, costs.layerCount);
     if (choices.length === 0) continue;
-    const passes = passesOf(configuration.recompute, chain, candidate);
+    const passes = passesOf(candidate);
     const least = scheduleBound(costs, passes, traits);
     bounded.push({ candidate, choices, least });
     if (least === Number.POSITIVE_INFINITY) continue;
@@ -154,7 +154,7 @@ function namedBound(
   models: CostModels,
   passesOf: ReturnType<typeof passesCache>,
 ): number {
-  const { configuration, chain } = candidate;
+  const { configuration } = candidate;
   if (configuration.pipeline === 1) return 0;
   let bound = Number.POSITIVE_INFINITY;
   for (const choice of choices) {
@@ -162,7 +162,7 @@ function namedBound(
     if (!run) continue;
     const costs = costsUnder(candidate, run, models);
     if (costs.layout.copies > 1) return 0;
-    const passes = passesOf(configuration.recompute, chain, candidate);
+    const passes = passesOf(candidate);
     bound = Math.min(bound, cutBound(costs, passes, run.schedule));
   }
   return bound;
@@ -186,14 +186,12 @@ const wholeBackwards: ReadonlySet<string> = new Set([
   "chimera",
 ]);
 
-/** Sums of a chain, worked out once for all configurations that share it. */
+/** Sums of a candidate's chain, worked out once. */
 function passesCache() {
-  const known = new Map<LayerChain, Map<string, ChainPasses>>();
-  return (recompute: string, chain: LayerChain, { configuration }: Candidate): ChainPasses => {
-    const ofChain = known.get(chain) ?? new Map<string, ChainPasses>();
-    known.set(chain, ofChain);
-    const passes = ofChain.get(recompute) ?? chainPasses(configuration, chain);
-    ofChain.set(recompute, passes);
+  const known = new WeakMap<Candidate, ChainPasses>();
+  return (candidate: Candidate): ChainPasses => {
+    const passes = known.get(candidate) ?? chainPasses(candidate.costs.chain);
+    known.set(candidate, passes);
     return passes;
   };
 }

@@ -1,45 +1,41 @@
 import type { MemoryEntry } from "../contracts/index.js";
-import { inFlightMicroBatches, type StageContents, stateBytes } from "../cost/memory.js";
+import {
+  type HeldParameters,
+  inFlightMicroBatches,
+  noParameters,
+  type StageContents,
+  type StateSharding,
+  stateBytes,
+} from "../cost/memory.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
-import type { LayerCost } from "./intra.js";
-import { type LayerSums, type layerFields, layerSums } from "./layerSums.js";
+import { groupsOf } from "./groups.js";
+import { type LayerField, type LayerSums, layerSums } from "./layerSums.js";
 import { onePerRank, type StageLayout } from "./layout.js";
+import { layerFields, layerTerms, type PricedChain, type PricedLayer, priceChain } from "./pricedLayer.js";
 import { UpdateCosts, type UpdateSeconds } from "./updateCosts.js";
 
 /** Seconds of one stage, by what they are spent on. */
-export interface StageSeconds extends UpdateSeconds {
-  compute: number;
-  recompute: number;
-  tensorCommunication: number;
-  transfer: number;
-  forward: number;
-  backward: number;
-  /** Part of `backward` that makes gradients of parameters. */
-  backwardWeight: number;
-}
-
-/** Seconds that embedding and head add to the stage that holds them. */
-interface EndSeconds {
-  forward: number;
-  backward: number;
-  backwardWeight: number;
-  communication: number;
-  /** Once a step. */
-  weights: number;
-  /** Forward and backward. */
-  pass: number;
-}
+export type StageSeconds = UpdateSeconds &
+  Record<(typeof layerTerms)[number], number> & {
+    transfer: number;
+    /** Seconds that the device waits for the host's calls. */
+    host: number;
+    forward: number;
+    backward: number;
+    /** Part of `backward` that makes gradients of parameters. */
+    backwardWeight: number;
+  };
 
 /** What one stage keeps on a device. */
 export interface StageFootprint extends StageContents {
-  /**
-   * Those between the halves of a backward: weight gradients need all that was saved, recomputation included (M_W of
-   * Qi et al., ICLR 2024, table 1, is nearly M_B).
-   */
+  /** Activation bytes of a micro-batch between the halves of its backward. */
   betweenBytes: number;
   /** Bytes of the gradient of one micro-batch's logits, which `logitsBytes` counts too. */
   logitsGradientBytes: number;
 }
+
+/** Sums of embedding and head on the stage that holds them; `weights` with those that are tied. */
+type EndSums = Record<LayerField, number>;
 
 /**
  * Cost of any contiguous range of block layers as any stage of a layout, in constant time through prefix sums. It is
@@ -50,8 +46,8 @@ export class StageCosts {
   readonly update: UpdateCosts;
   readonly layout: StageLayout;
   readonly layerCount: number;
-  readonly #chain: LayerChain;
-  readonly #prefix: LayerSums;
+  readonly chain: PricedChain;
+  readonly #sharding: StateSharding;
   readonly #models: CostModels;
   /** Parameters a device that embedding and head share when they sit on one stage. */
   readonly #tiedParameters: number;
@@ -60,7 +56,8 @@ export class StageCosts {
   readonly #tiedSeconds: number;
   readonly #recomputedBytes: number;
   readonly #workspaceBytes: number;
-  readonly #endCache: (EndSeconds | undefined)[] = [];
+  readonly #endCache: (EndSums | undefined)[] = [];
+  #sums: { layers: LayerSums; whole: LayerSums | undefined } | undefined;
 
   /** @param layout by default one stage a rank. */
   constructor(
@@ -69,54 +66,55 @@ export class StageCosts {
     models: CostModels,
     layout: StageLayout = onePerRank(configuration.pipeline),
   ) {
+    const groups = groupsOf(configuration);
     this.configuration = configuration;
     this.layout = layout;
-    this.update = new UpdateCosts(configuration, models);
-    this.#chain = chain;
+    this.update = new UpdateCosts(configuration, models, groups);
+    this.chain = priceChain(chain, configuration, models);
     this.#models = models;
     this.layerCount = chain.blocks.length;
-    this.#prefix = layerSums(chain.blocks, configuration.recompute);
-    const { tensor, data, recompute } = configuration;
+    const { zero, offload, tensor, data, context } = configuration;
+    this.#sharding = {
+      zero,
+      shards: groups.shards.size,
+      expertShards: groups.expertShards.size,
+      offloadOptimizer: offload === "optimizer" || offload === "both",
+    };
     const { communication, cluster, job } = models;
     const { rankOfStage } = layout;
-    const first = chain.blocks[0] ?? chain.embedding[0];
-    const bytes = first?.outputBytes ?? 0;
+    const { blocks, whole, embedding, head } = this.chain;
+    const bytes = (blocks[0] ?? embedding[0])?.outputBytes ?? 0;
     const exposed = 1 - cluster.overlap.pipelineTransfer.value;
+    const width = tensor * context * data;
     const byDistance = new Map([[0, 0]]);
     this.#transferSeconds = Float64Array.from(rankOfStage.slice(1), (rank, i) => {
       const distance = Math.abs(rank - rankOfStage[i]!);
       const known = byDistance.get(distance);
       if (known !== undefined) return known;
-      const seconds = exposed * communication.transferSeconds(bytes, distance * tensor * data);
+      const seconds = exposed * communication.transferSeconds(bytes, distance * width);
       byDistance.set(distance, seconds);
       return seconds;
     });
-    this.#tiedParameters = chain.head.reduce((sum, layer) => sum + layer.tiedParameters, 0);
+    this.#tiedParameters = head.reduce((sum, layer) => sum + layer.tiedParameters, 0);
     const tiedBytes = this.#tiedParameters * stateBytes(job).gradient;
     const between = Math.abs(rankOfStage.at(-1)! - rankOfStage[0]!);
     this.#tiedSeconds =
       between > 0
-        ? communication.collectiveSeconds("allReduce", tiedBytes, {
-            size: 2,
-            stride: tensor * data * between,
-          })
+        ? communication.collectiveSeconds("allReduce", tiedBytes, { size: 2, stride: width * between })
         : 0;
-    this.#recomputedBytes = Math.max(
-      0,
-      ...chain.blocks.map((block) => block.savedBytes.none - block.savedBytes[recompute]),
-    );
-    this.#workspaceBytes = Math.max(0, ...chain.blocks.map((block) => block.workspaceBytes));
+    const distinct = new Set([...blocks, ...(whole ?? [])]);
+    this.#recomputedBytes = Math.max(0, ...[...distinct].map((block) => block.recomputed));
+    this.#workspaceBytes = Math.max(0, ...[...distinct].map((block) => block.workspace));
   }
 
   /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
   passSeconds(stage: number, start: number, end: number): number {
-    const { forward, backward, recompute } = this.#prefix;
-    const blocks =
-      forward[end]! -
-      forward[start]! +
-      (backward[end]! - backward[start]!) +
-      (recompute[end]! - recompute[start]!);
-    return blocks + this.#endSeconds(stage).pass + this.#transfers(stage);
+    const ends = this.#endSums(stage);
+    const forward = this.#range("forward", start, end) + ends.forward;
+    const backward = this.#range("backward", start, end) + ends.backward;
+    const hostForward = this.#range("hostForward", start, end) + ends.hostForward;
+    const hostBackward = this.#range("hostBackward", start, end) + ends.hostBackward;
+    return Math.max(forward, hostForward) + Math.max(backward, hostBackward) + this.#transfers(stage);
   }
 
   /** Seconds of one micro-batch with transfers, by direction. */
@@ -125,36 +123,28 @@ export class StageCosts {
     start: number,
     end: number,
   ): Pick<StageSeconds, "forward" | "backward" | "backwardWeight"> {
-    const { forward, backward, backwardWeight, recompute } = this.#prefix;
-    const ends = this.#endSeconds(stage);
-    const repeated = recompute[end]! - recompute[start]!;
+    const ends = this.#endSums(stage);
+    const sum = (field: LayerField) => this.#range(field, start, end) + ends[field];
     return {
-      forward: forward[end]! - forward[start]! + ends.forward + (this.#transferSeconds[stage] ?? 0),
-      backward:
-        backward[end]! -
-        backward[start]! +
-        repeated +
-        ends.backward +
-        (this.#transferSeconds[stage - 1] ?? 0),
-      backwardWeight: backwardWeight[end]! - backwardWeight[start]! + ends.backwardWeight,
+      forward: Math.max(sum("forward"), sum("hostForward")) + (this.#transferSeconds[stage] ?? 0),
+      backward: Math.max(sum("backward"), sum("hostBackward")) + (this.#transferSeconds[stage - 1] ?? 0),
+      backwardWeight: sum("backwardWeight"),
     };
   }
 
   /** Seconds of stage `stage` when it holds the block layers [start, end). */
   seconds(stage: number, start: number, end: number): StageSeconds {
-    const sum = (field: (typeof layerFields)[number]) =>
-      this.#prefix[field][end]! - this.#prefix[field][start]!;
-    const ends = this.#endSeconds(stage);
-    const repeated = sum("recompute");
-    const repeatedCommunication = sum("recomputeCommunication");
-    const communication = sum("communication") + repeatedCommunication + ends.communication;
-    const recompute = repeated - repeatedCommunication;
-    const forward = sum("forward") + ends.forward;
-    const backward = sum("backward") + repeated + ends.backward;
+    const ends = this.#endSums(stage);
+    const sum = (field: LayerField) => this.#range(field, start, end) + ends[field];
+    const terms = Object.fromEntries(layerTerms.map((term) => [term, sum(term)])) as Record<
+      (typeof layerTerms)[number],
+      number
+    >;
+    const host =
+      Math.max(0, sum("hostForward") - sum("forward")) + Math.max(0, sum("hostBackward") - sum("backward"));
     return {
-      compute: forward + backward - communication - recompute,
-      recompute,
-      tensorCommunication: communication,
+      ...terms,
+      host,
       transfer: this.#transfers(stage),
       ...this.passes(stage, start, end),
       ...this.onceSeconds(stage, start, end),
@@ -170,38 +160,37 @@ export class StageCosts {
 
   /** Seconds once a step of weight gradients that are partial sums or tied. */
   weightSeconds(stage: number, start: number, end: number): number {
-    const { weights } = this.#prefix;
-    return weights[end]! - weights[start]! + this.#endSeconds(stage).weights;
+    return this.#range("weights", start, end) + this.#endSums(stage).weights;
   }
 
   /** Parameters that one device of the stage holds. */
-  parameters(stage: number, start: number, end: number): number {
-    let parameters = this.#prefix.parameters[end]! - this.#prefix.parameters[start]!;
-    for (const extra of this.#ends(stage)) parameters += extra.parameters;
+  parameters(stage: number, start: number, end: number): HeldParameters {
+    const ends = this.#endSums(stage);
     // Two stages are two modules with a copy each, even on one rank.
-    if (this.layout.rankOfStage.length === 1) parameters -= this.#tiedParameters;
-    return parameters;
+    const tied = this.layout.rankOfStage.length === 1 ? this.#tiedParameters : 0;
+    return {
+      dense: this.#range("parameters", start, end) + ends.parameters - tied,
+      expert: this.#range("expertParameters", start, end) + ends.expertParameters,
+    };
   }
 
   /** What one device of the stage keeps. */
   footprint(stage: number, start: number, end: number, inFlight = 1): StageFootprint {
-    const { saved, savedWhole } = this.#prefix;
+    const ends = this.#endSums(stage);
     const footprint = {
       parameters: this.parameters(stage, start, end),
-      savedBytes: saved[end]! - saved[start]!,
+      savedBytes: this.#range("saved", start, end) + ends.saved,
       inFlight,
-      betweenBytes: savedWhole[end]! - savedWhole[start]!,
+      betweenBytes: this.#range("between", start, end) + ends.between,
       logitsBytes: 0,
       logitsGradientBytes: 0,
       workspaceBytes: end > start ? this.#workspaceBytes : 0,
       recomputedBytes: end > start ? this.#recomputedBytes : 0,
     };
     for (const extra of this.#ends(stage)) {
-      footprint.savedBytes += extra.savedBytes.none;
-      footprint.betweenBytes += extra.savedBytes.none;
       footprint.logitsBytes += extra.logitsBytes;
       footprint.logitsGradientBytes += extra.logitsGradientBytes;
-      footprint.workspaceBytes = Math.max(footprint.workspaceBytes, extra.workspaceBytes);
+      footprint.workspaceBytes = Math.max(footprint.workspaceBytes, extra.workspace);
     }
     return footprint;
   }
@@ -215,8 +204,19 @@ export class StageCosts {
 
   /** Memory by term of a device that holds so much. */
   terms(held: StageContents): MemoryEntry["terms"] {
-    const { data, zero } = this.configuration;
-    return this.#models.memory.terms(held, zero === 1 ? data : 1);
+    return this.#models.memory.terms(held, this.#sharding);
+  }
+
+  /** Memory by term of parameters alone, with gradients and optimizer. */
+  stateTerms(parameters: HeldParameters): MemoryEntry["terms"] {
+    return this.terms({
+      parameters,
+      savedBytes: 0,
+      inFlight: 0,
+      recomputedBytes: 0,
+      logitsBytes: 0,
+      workspaceBytes: 0,
+    });
   }
 
   /** What the allocator reserves for a device's terms. */
@@ -228,49 +228,50 @@ export class StageCosts {
     return this.#models.memory.reservedBytes(this.memory(stage, start, end));
   }
 
-  /** Sums over the model that no way of cutting it can avoid. */
+  /**
+   * Sums over the model that no way of cutting it can avoid. Of k blocks on a stage the first n are recomputed whole:
+   * of all blocks at least min(n, L), of those on the fullest of p stages at least min(n, L / p).
+   */
   wholeModel(): {
     seconds: number;
     largestLayerSeconds: number;
+    /** Seconds of one micro-batch on some stage. */
+    paceSeconds: number;
     leastOptimizerSeconds: number;
     leastStageBytes: number;
   } {
-    const { pipeline } = this.configuration;
-    const chain = this.#chain;
+    const { pipeline, recomputeLayers } = this.configuration;
+    const { embedding, blocks, whole, head } = this.chain;
     let seconds = 2 * (pipeline - 1) * this.transferSeconds;
-    let parameters = -(pipeline === 1 ? this.#tiedParameters : 0);
     let largestLayerSeconds = 0;
-    const { recompute } = this.configuration;
-    const add = (layer: LayerCost, repeated: number) => {
-      const own =
-        layer.forwardSeconds +
-        layer.forwardCommunicationSeconds +
-        layer.backwardSeconds +
-        layer.backwardCommunicationSeconds +
-        repeated;
-      seconds += own;
-      largestLayerSeconds = Math.max(largestLayerSeconds, own);
-      parameters += layer.parameters;
-    };
-    for (const layer of chain.embedding) add(layer, 0);
-    for (const layer of chain.blocks) add(layer, layer.recomputeSeconds[recompute]);
-    for (const layer of chain.head) add(layer, 0);
-    const share = this.#models.memory.terms(
-      {
-        parameters: parameters / pipeline,
-        savedBytes: 0,
-        inFlight: 0,
-        recomputedBytes: 0,
-        logitsBytes: 0,
-        workspaceBytes: 0,
-      },
-      this.configuration.zero === 1 ? this.configuration.data : 1,
-    );
+    let leastBlock = Number.POSITIVE_INFINITY;
+    let leastRepeat = Number.POSITIVE_INFINITY;
+    const passOf = (layer: PricedLayer) => layer.forward + layer.backward;
+    for (const list of [embedding, blocks, head]) {
+      for (const layer of list) {
+        const own = passOf(layer);
+        seconds += own;
+        largestLayerSeconds = Math.max(largestLayerSeconds, own);
+      }
+    }
+    for (const [i, block] of blocks.entries()) {
+      leastBlock = Math.min(leastBlock, passOf(block));
+      if (whole) leastRepeat = Math.min(leastRepeat, passOf(whole[i]!) - passOf(block));
+    }
+    let paceSeconds = 0;
+    if (whole && blocks.length > 0) {
+      const each = blocks.length / pipeline;
+      seconds += Math.min(recomputeLayers, blocks.length) * leastRepeat;
+      paceSeconds = each * leastBlock + Math.min(recomputeLayers, each) * leastRepeat;
+    }
+    const { dense, expert } = this.wholeParameters;
+    const share = { dense: dense / pipeline, expert: expert / pipeline };
     return {
       seconds,
       largestLayerSeconds,
-      leastOptimizerSeconds: this.update.optimizer(parameters / pipeline),
-      leastStageBytes: this.#models.memory.allocatedBytes(share),
+      paceSeconds: Math.max(paceSeconds, seconds / pipeline),
+      leastOptimizerSeconds: this.update.optimizer(share),
+      leastStageBytes: this.#models.memory.allocatedBytes(this.stateTerms(share)),
     };
   }
 
@@ -280,10 +281,16 @@ export class StageCosts {
   }
 
   /** Parameters of all stages together on one device of each; embedding and head have a copy each. */
-  get wholeParameters(): number {
-    const { embedding, blocks, head } = this.#chain;
-    const all = [...embedding, ...blocks, ...head].reduce((sum, layer) => sum + layer.parameters, 0);
-    return this.layout.rankOfStage.length === 1 ? all - this.#tiedParameters : all;
+  get wholeParameters(): HeldParameters {
+    const { embedding, blocks, head } = this.chain;
+    let { dense, expert } = noParameters;
+    for (const list of [embedding, blocks, head]) {
+      for (const layer of list) {
+        dense += layer.parameters;
+        expert += layer.expertParameters;
+      }
+    }
+    return { dense: this.layout.rankOfStage.length === 1 ? dense - this.#tiedParameters : dense, expert };
   }
 
   /** Most bytes that a device may hand out beside the context. */
@@ -295,34 +302,34 @@ export class StageCosts {
     return this.#models.memory.limitBytes;
   }
 
-  #ends(stage: number): LayerCost[] {
-    const embedding = stage === 0 ? this.#chain.embedding : [];
-    return stage === this.layout.rankOfStage.length - 1 ? [...embedding, ...this.#chain.head] : embedding;
+  /** Sum of a field over the blocks [start, end) of one stage, the first of them recomputed whole. */
+  #range(field: LayerField, start: number, end: number): number {
+    if (!this.#sums) {
+      const { blocks, whole } = this.chain;
+      this.#sums = { layers: layerSums(blocks), whole: whole && layerSums(whole) };
+    }
+    const { layers, whole } = this.#sums;
+    if (!whole) return layers[field][end]! - layers[field][start]!;
+    const middle = Math.min(end, start + this.configuration.recomputeLayers);
+    return whole[field][middle]! - whole[field][start]! + (layers[field][end]! - layers[field][middle]!);
+  }
+
+  #ends(stage: number): PricedLayer[] {
+    const embedding = stage === 0 ? this.chain.embedding : [];
+    return stage === this.layout.rankOfStage.length - 1 ? [...embedding, ...this.chain.head] : embedding;
   }
 
   /** What embedding and head add to a stage; middle stages share one empty answer. */
-  #endSeconds(stage: number): EndSeconds {
+  #endSums(stage: number): EndSums {
     const last = this.layout.rankOfStage.length - 1;
     const place = stage === 0 ? 0 : stage === last ? 2 : 1;
     const known = this.#endCache[place];
     if (known) return known;
-    const sum: EndSeconds = {
-      forward: 0,
-      backward: 0,
-      backwardWeight: 0,
-      communication: 0,
-      weights: 0,
-      pass: 0,
-    };
-    for (const extra of this.#ends(stage)) {
-      sum.forward += extra.forwardSeconds + extra.forwardCommunicationSeconds;
-      sum.backward += extra.backwardSeconds + extra.backwardCommunicationSeconds;
-      sum.backwardWeight += extra.backwardWeightSeconds;
-      sum.communication += extra.forwardCommunicationSeconds + extra.backwardCommunicationSeconds;
-      sum.weights += extra.weightGradientSeconds;
-    }
+    const ends = this.#ends(stage);
+    const sum = Object.fromEntries(
+      layerFields.map((field) => [field, ends.reduce((all, extra) => all + extra[field], 0)]),
+    ) as EndSums;
     if (last > 0 && place !== 1) sum.weights += this.#tiedSeconds;
-    sum.pass = sum.forward + sum.backward;
     this.#endCache[place] = sum;
     return sum;
   }

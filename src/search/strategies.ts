@@ -31,6 +31,9 @@ const modelDimensions = new Set(["head", "ffn", "vocabulary"]);
 /** Dimensions of the activations between blocks that sequence parallelism splits. */
 const sequenceDimension = "sequence";
 
+/** Dimension of everything that happens to a token once for each expert that it goes to. */
+const choiceDimension = "choice";
+
 const tokenKinds = new Set<Operator["kind"]>(["norm", "elementwise", "router", "dispatch", "combine"]);
 
 /** Operators whose partial result over a split contraction is not a plain sum. */
@@ -48,6 +51,8 @@ export interface StrategyRules {
   degree: number;
   /** Whether activations between blocks are split along the sequence. */
   sequenceParallel: boolean;
+  /** Devices that share one expert: all of the axis, or 1, where each takes its own tokens to whole experts. */
+  expertTensor: number;
 }
 
 /** All strategies of an operator under the rules; empty where the operator cannot run at this degree. */
@@ -63,6 +68,11 @@ export function enumerateStrategies(
     .filter((dim) => canSplit(operator, dim, tensors, sizes, rules.degree))
     .map((dim) => dim.name);
   const strategies = (names: string[]) => names.map((name) => strategyOf(operator, name));
+  if (rules.expertTensor === 1 && operator.dims.some((dim) => dim.name === choiceDimension)) {
+    return rules.sequenceParallel && splits.includes(sequenceDimension)
+      ? strategies([sequenceDimension])
+      : [];
+  }
   if (rules.runtime === "any") return [whole, ...strategies(splits)];
   const modelSplit = operator.dims.some((dim) => modelDimensions.has(dim.name));
   if (modelSplit) {

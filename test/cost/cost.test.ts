@@ -159,14 +159,19 @@ describe("memory", () => {
       job({ parameters: "bf16", gradients: "f32", optimizer: "f32" }),
     );
     const contents = {
-      parameters: 1e9,
+      parameters: { dense: 1e9, expert: 0 },
       savedBytes: 1e8,
       inFlight: 4,
       recomputedBytes: 0,
       logitsBytes: 0,
       workspaceBytes: 0,
     };
-    const terms = memory.terms(contents, 8);
+    const terms = memory.terms(contents, {
+      zero: 1,
+      shards: 8,
+      expertShards: 8,
+      offloadOptimizer: false,
+    });
     expect(terms).toMatchObject({ parameters: 2e9, gradients: 4e9, optimizer: 1.5e9, activations: 4e8 });
     const fragmentation = cluster.memoryOverheads.fragmentation.value;
     const beyond = memory.reservedBytes(terms) - memory.allocatedBytes(terms);

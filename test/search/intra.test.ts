@@ -104,6 +104,11 @@ function buildLayer({ degree, sequenceParallel, batch, widths, steps }: RandomLa
     runtime: "any",
     sequenceParallel,
     microBatches: 8,
+    expertTensor: degree,
+    contextGroup: { size: 1, stride: 1 },
+    contextExchange: "ring",
+    expertGroup: { size: 1, stride: 1 },
+    overlap: () => 0,
   };
 }
 
@@ -168,6 +173,7 @@ function enumerate(input: LayerProblemInput): number {
       runtime: "any",
       degree: input.group.size,
       sequenceParallel: input.sequenceParallel,
+      expertTensor: input.expertTensor,
     }),
   );
   let best = Number.POSITIVE_INFINITY;
@@ -222,6 +228,11 @@ describe("the intra-operator search", () => {
       runtime: "any",
       sequenceParallel: true,
       microBatches: 1,
+      expertTensor: 8,
+      contextGroup: { size: 1, stride: 1 },
+      contextExchange: "ring",
+      expertGroup: { size: 1, stride: 1 },
+      overlap: () => 0,
     });
     const split = Object.fromEntries(
       operators.map((operator, i) => [operator.name, found.strategies[i]!.split]),

@@ -4,6 +4,7 @@ import { enumerateConfigurations, enumerateDegrees } from "../../src/search/cand
 import { singleDevice } from "../../src/search/configuration.js";
 import { holdingsOf } from "../../src/search/holdings.js";
 import { PreparedSchedule } from "../../src/search/preparedSchedule.js";
+import { priceChain } from "../../src/search/pricedLayer.js";
 import { rankMemory } from "../../src/search/pricing.js";
 import { chainPasses, scheduleBound } from "../../src/search/scheduleBounds.js";
 import { cutBound } from "../../src/search/scheduleProofs.js";
@@ -122,8 +123,8 @@ describe("scheduleBound", () => {
         for (const configuration of enumerateConfigurations(job, degrees)) {
           if (configuration.zero === 0 && degrees.data > 1) continue;
           const chain = (await chains.chain(configuration))!;
-          const passes = chainPasses(configuration, chain);
           const plain = new StageCosts(configuration, chain, models);
+          const passes = chainPasses(plain.chain);
           const bounds = new Map<string, number>();
           for (const table of tablesFor(degrees.pipeline, configuration.microBatches, blocks)) {
             const schedule = new PreparedSchedule(table);
@@ -149,7 +150,7 @@ describe("scheduleBound", () => {
 describe("cutBound", () => {
   it("is below every cut of its schedule that fits, whatever the memory", async () => {
     const wishes = { globalBatch: 12, sequence: 256 };
-    const { blocks, chains, cluster } = setUp("mini-llama", "h100-sxm:4x1", wishes);
+    const { blocks, chains, cluster, models } = setUp("mini-llama", "h100-sxm:4x1", wishes);
     let tight = Number.POSITIVE_INFINITY;
     let forbidden = 0;
     let compared = 0;
@@ -166,7 +167,7 @@ describe("cutBound", () => {
         zero: 0 as const,
       };
       const chain = (await chains.chain(configuration))!;
-      const passes = chainPasses(configuration, chain);
+      const passes = chainPasses(priceChain(chain, configuration, models));
       for (const table of tablesFor(4, 12, blocks)) {
         const schedule = new PreparedSchedule(table);
         if (schedule.layout.copies > 1) continue;
@@ -175,7 +176,6 @@ describe("cutBound", () => {
           Math.max(
             ...table.ranks.map((_, r) => costs.reserved(rankMemory(costs, boundaries, schedule.holdings, r))),
           );
-        const { models } = setUp("mini-llama", "h100-sxm:4x1", wishes);
         const free = new StageCosts(configuration, chain, models, schedule.layout);
         const bytes = all.map((boundaries) => needed(free, boundaries)).sort((a, b) => a - b);
         const device = cluster.devices[0]!.memoryBytes.value;

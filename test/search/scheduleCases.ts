@@ -92,10 +92,13 @@ export function tailSeconds(
   const split = table.ranks.some((actions) => actions.some(({ kind }) => kind === "backward-weight"));
   const { stagesOfRank } = costs.layout;
   return stagesOfRank.reduce((longest, stages) => {
-    let [parameters, hiding, other] = [0, 0, 0];
+    const parameters = { dense: 0, expert: 0 };
+    let [hiding, other] = [0, 0];
     for (const s of stages) {
       const range = [boundaries[s]!, boundaries[s + 1]!] as const;
-      parameters += costs.parameters(s, ...range);
+      const { dense, expert } = costs.parameters(s, ...range);
+      parameters.dense += dense;
+      parameters.expert += expert;
       const { backward, backwardWeight } = costs.seconds(s, ...range);
       hiding += split ? backwardWeight : backward;
       other += costs.weightSeconds(s, ...range);

@@ -33,6 +33,7 @@ export async function layeredGraphOf(
     const chain = await chains.chain({
       ...singleDevice,
       tensor,
+      expertTensor: tensor,
       microBatch,
       microBatches: Math.max(1, Math.floor(job.globalBatch / microBatch)),
       sequenceParallel: tensor > 1 && job.sequence % tensor === 0,
@@ -110,6 +111,7 @@ function pricedCluster(cluster: Cluster, tensor: number): Cluster {
 
 function variantOf(cost: LayerCost, tensor: number, recompute: Recompute, job: Job): LayeredVariant {
   const state = stateBytes(job);
+  const parameters = cost.parameters + cost.expertParameters;
   return {
     tensor,
     recompute: recompute !== "none",
@@ -117,9 +119,9 @@ function variantOf(cost: LayerCost, tensor: number, recompute: Recompute, job: J
     backwardSeconds:
       cost.backwardSeconds + cost.backwardCommunicationSeconds + cost.recomputeSeconds[recompute],
     // Gradients are what data-parallel replicas reduce.
-    parameterBytes: cost.parameters * state.gradient,
+    parameterBytes: parameters * state.gradient,
     activationBytes: cost.savedBytes[recompute],
-    fixedBytes: cost.parameters * (state.parameter + state.gradient + state.optimizer) + cost.logitsBytes,
+    fixedBytes: parameters * (state.parameter + state.gradient + state.optimizer) + cost.logitsBytes,
   };
 }
 

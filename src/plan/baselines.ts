@@ -1,0 +1,239 @@
+import { deviceCount, devicesPerNode } from "../cluster/index.js";
+import type { Baseline, Cluster, Estimate, Job, Model, Recompute, RunOptions } from "../contracts/index.js";
+import { runtimeRefusal, schedulesOfRuntime } from "../schedule/index.js";
+import { describeConfiguration, divisors, largestMicroBatch } from "../search/candidates.js";
+import { type Configuration, type CostModels, singleDevice } from "../search/configuration.js";
+import { costModels } from "../search/joint.js";
+import { LayerChains } from "../search/layerChains.js";
+import { isClosedForm, makeSchedule, type ScheduleChoice } from "../search/scheduleChoices.js";
+import { StageCosts } from "../search/stageCosts.js";
+import { assembleEstimate } from "./assemble.js";
+
+/** Degrees that a rule tries, one after another, until a plan fits. */
+interface Rung {
+  tensor: number;
+  pipeline: number;
+}
+
+/** A rule of thumb that users of Megatron-LM follow, as exactly as its source states it. */
+interface Rule {
+  name: Baseline["rule"];
+  rungs(devices: number, node: number): Rung[];
+  sequenceParallel: boolean;
+  zero: 0 | 1;
+  /** Tried with every micro-batch; the fastest that fits counts. */
+  recompute: readonly Recompute[];
+}
+
+/**
+ * - `sc21`: Narayanan et al., "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
+ *   SC'21. Takeaways 1 and 2 of section 3: tensor parallelism first, up to the GPUs of a node, then pipeline
+ *   parallelism until the model fits, data parallelism for all other devices; takeaway 3: micro-batch by search. Full
+ *   recomputation and a replicated optimizer, as in the paper's runs, and no sequence parallelism, which came later.
+ * - `smallest-degree`: the smallest tensor x pipeline product that fits, the larger tensor degree (inside a node) of
+ *   equal products first; data parallelism with a sharded optimizer (ZeRO-1) for all other devices. Micro-batch and
+ *   recomputation by search.
+ * - `node-tensor`: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, sections
+ *   4.2 and 5, and the recipes of NeMo that follow it: tensor parallelism over the whole node with sequence
+ *   parallelism, selective recomputation, pipeline parallelism until it fits, the distributed optimizer (ZeRO-1) over
+ *   all other devices. Micro-batch by search.
+ */
+const rules: readonly Rule[] = [
+  {
+    name: "sc21",
+    rungs: (devices, node) => [
+      ...divisors(node).flatMap((tensor) => (devices % tensor === 0 ? [{ tensor, pipeline: 1 }] : [])),
+      ...(devices % node === 0
+        ? divisors(devices / node).flatMap((pipeline) => (pipeline > 1 ? [{ tensor: node, pipeline }] : []))
+        : []),
+    ],
+    sequenceParallel: false,
+    zero: 0,
+    recompute: ["full"],
+  },
+  {
+    name: "smallest-degree",
+    rungs: (devices, node) =>
+      divisors(devices).flatMap((product) =>
+        divisors(node)
+          .filter((tensor) => product % tensor === 0)
+          .reverse()
+          .map((tensor) => ({ tensor, pipeline: product / tensor })),
+      ),
+    sequenceParallel: true,
+    zero: 1,
+    recompute: ["none", "selective", "full"],
+  },
+  {
+    name: "node-tensor",
+    rungs: (devices, node) =>
+      devices % node === 0 ? divisors(devices / node).map((pipeline) => ({ tensor: node, pipeline })) : [],
+    sequenceParallel: true,
+    zero: 1,
+    recompute: ["selective"],
+  },
+];
+
+/** What a rule is called in reports, with its source. */
+export const baselineTitles: Readonly<Record<Baseline["rule"], string>> = {
+  sc21: "Narayanan et al. 2021",
+  "smallest-degree": "smallest degree that fits",
+  "node-tensor": "Korthikanti et al. 2022, NeMo",
+};
+
+/**
+ * Boundaries of stages as Megatron-LM cuts them: as many layers in each, or, where they do not divide, embedding and
+ * loss counted as a layer each (`--account-for-embedding-in-pipeline-split`, `--account-for-loss-in-pipeline-split`).
+ * @returns undefined where neither divides.
+ */
+export function evenStages(blockLayers: number, stages: number): number[] | undefined {
+  if (blockLayers % stages === 0) {
+    return Array.from({ length: stages + 1 }, (_, i) => (i * blockLayers) / stages);
+  }
+  const share = (blockLayers + 2) / stages;
+  if (!Number.isInteger(share) || share < 1) return undefined;
+  const inner = Array.from({ length: stages - 1 }, (_, i) => (i + 1) * share - 1);
+  return [0, ...inner, blockLayers];
+}
+
+/** A way to run a rung, priced. */
+interface Priced {
+  configuration: Configuration;
+  schedule: ScheduleChoice;
+  stepSeconds: number;
+  /** On the fullest device. */
+  memoryBytes: number;
+  fits: boolean;
+}
+
+/** Prices configurations with even stages by the functions that the search prices its own with. */
+class Pricer {
+  readonly #model: Model;
+  readonly #models: CostModels;
+  readonly #chains: LayerChains;
+  readonly blockLayers: number;
+
+  constructor(model: Model, models: CostModels, signal: AbortSignal | undefined) {
+    this.#model = model;
+    this.#models = models;
+    this.#chains = new LayerChains(model, models, signal);
+    this.blockLayers = model.layers.filter((layer) => layer.kind === "block").length;
+  }
+
+  /** Undefined where the layers cannot be divided so, or the schedule does not exist. */
+  async price(configuration: Configuration, schedule: ScheduleChoice): Promise<Priced | undefined> {
+    const { pipeline, microBatches } = configuration;
+    const boundaries = evenStages(this.blockLayers, pipeline * schedule.chunks);
+    if (!boundaries) return undefined;
+    // Rules of thumb know the usual shardings alone.
+    const { runtime } = this.#models.job;
+    const chain = await this.#chains.chain(configuration, runtime === "any" ? "portable" : runtime);
+    if (!chain) return undefined;
+    const closed = isClosedForm(this.#models.job, schedule.name);
+    const prepared = closed ? undefined : makeSchedule(schedule, pipeline, microBatches);
+    if (!closed && !prepared) return undefined;
+    const costs = new StageCosts(configuration, chain, this.#models, prepared?.layout);
+    const estimate = assembleEstimate(this.#model, this.#models, costs, boundaries, prepared);
+    const memoryBytes = fullestBytes(estimate);
+    const fits = estimate.memory.every((entry) => entry.reservedBytes <= entry.limitBytes);
+    return { configuration, schedule, stepSeconds: estimate.stepSeconds, memoryBytes, fits };
+  }
+}
+
+/** What the fullest device reserves. */
+export function fullestBytes({ memory }: Pick<Estimate, "memory">): number {
+  return memory.reduce((most, { reservedBytes }) => Math.max(most, reservedBytes), 0);
+}
+
+const plain: ScheduleChoice = { name: "1f1b", chunks: 1 };
+/** More chunks a rank than this are not tried: transfers grow with them. */
+const mostChunks = 8;
+
+/** The best way to run one rung, or the smallest where none fits; undefined where the rung cannot be run at all. */
+async function priceRung(pricer: Pricer, job: Job, rule: Rule, rung: Rung, devices: number) {
+  const data = devices / rung.tensor / rung.pipeline;
+  if (job.globalBatch % data !== 0) return undefined;
+  let best: Priced | undefined;
+  let smallest: Priced | undefined;
+  for (const recompute of rule.recompute) {
+    for (const microBatch of divisors(job.globalBatch / data)) {
+      if (microBatch > largestMicroBatch) break;
+      const found = await pricer.price(
+        {
+          ...singleDevice,
+          ...rung,
+          data,
+          expertTensor: rung.tensor,
+          microBatch,
+          microBatches: job.globalBatch / data / microBatch,
+          sequenceParallel: rule.sequenceParallel && rung.tensor > 1 && job.sequence % rung.tensor === 0,
+          recompute,
+          zero: data > 1 ? rule.zero : 0,
+          shards: rule.zero > 0 ? data : 1,
+        },
+        plain,
+      );
+      if (!found) break;
+      if (!smallest || found.memoryBytes < smallest.memoryBytes) smallest = found;
+      // Larger micro-batches need more.
+      if (!found.fits) break;
+      if (!best || found.stepSeconds < best.stepSeconds) best = found;
+    }
+  }
+  return best ? await interleave(pricer, job, best) : smallest;
+}
+
+/** The same with the best number of chunks a rank, where the runtime interleaves (SC'21, section 2.2.2). */
+async function interleave(pricer: Pricer, job: Job, found: Priced): Promise<Priced> {
+  const { pipeline: ranks, microBatches } = found.configuration;
+  if (ranks === 1 || !schedulesOfRuntime(job.runtime).includes("interleaved")) return found;
+  let best = found;
+  for (let chunks = 2; chunks <= mostChunks; chunks++) {
+    const counts = { ranks, chunks, microBatches };
+    // Megatron-LM's rule, whatever the runtime: it is a rule for its users.
+    if (runtimeRefusal("megatron", "interleaved", counts) !== undefined) continue;
+    const other = await pricer.price(found.configuration, { name: "interleaved", chunks });
+    if (other?.fits && other.stepSeconds < best.stepSeconds) best = other;
+  }
+  return best;
+}
+
+/**
+ * What three rules of thumb of Megatron-LM's users give for a job, priced by the cost model that prices mpopt's own
+ * plan. Pinned choices do not bind them; the runtime, the batch and the memory limit do.
+ * @throws MpoptError E_INFEASIBLE where the cluster is not of equal hosts of one device kind, E_CANCELLED.
+ */
+export async function megatronBaselines(
+  model: Model,
+  cluster: Cluster,
+  job: Job,
+  options: Pick<RunOptions, "signal"> = {},
+): Promise<Baseline[]> {
+  const pricer = new Pricer(model, costModels(cluster, job), options.signal);
+  const devices = deviceCount(cluster);
+  const result: Baseline[] = [];
+  for (const rule of rules) {
+    options.signal?.throwIfAborted();
+    let last: Priced | undefined;
+    for (const rung of rule.rungs(devices, devicesPerNode(cluster))) {
+      if (rung.pipeline > pricer.blockLayers) continue;
+      const found = await priceRung(pricer, job, rule, rung, devices);
+      if (!found) continue;
+      last = found;
+      if (found.fits) break;
+    }
+    result.push({ rule: rule.name, ...outcome(last) });
+  }
+  return result;
+}
+
+function outcome(found: Priced | undefined): Omit<Baseline, "rule"> {
+  if (!found) {
+    return { reason: "no degrees that it allows divide the layers, the heads and the batch" };
+  }
+  const { configuration, schedule, stepSeconds, memoryBytes, fits } = found;
+  const chunks = schedule.chunks > 1 ? `, ${schedule.chunks} interleaved chunks` : "";
+  const plan = `${describeConfiguration(configuration)}${chunks}`;
+  if (fits) return { plan, stepSeconds, memoryBytes };
+  return { plan, memoryBytes, reason: "does not fit with any degrees that it allows" };
+}

@@ -1,0 +1,130 @@
+import { withDeviceSpeed, withLinkSpeed } from "../cluster/index.js";
+import {
+  type Cluster,
+  type Estimate,
+  type Model,
+  MpoptError,
+  type Plan,
+  type Quantity,
+  type Sensitivity,
+} from "../contracts/index.js";
+import { estimatePlan } from "./estimate.js";
+
+/** One thing changed: the plan, or the cluster that it is priced on. */
+interface Change {
+  change: string;
+  plan?: Plan;
+  cluster?: Cluster;
+}
+
+/** Gains below this share of the tokens per second are not worth a line. */
+const leastGain = 1e-3;
+
+/**
+ * What would make the same placement faster: it is priced again with one thing changed at a time, by the functions
+ * that priced it. Memory is not asked: a change that needs more says what memory would be worth.
+ * @returns those that gain, the largest gain in tokens per second first.
+ */
+export function planSensitivity(plan: Plan, model: Model, cluster: Cluster): Sensitivity[] {
+  const result: Sensitivity[] = [];
+  for (const { change, plan: other = plan, cluster: on = cluster } of changes(plan, cluster)) {
+    const estimate = priced(other, model, on);
+    if (!estimate || estimate.tokensPerSecond < plan.estimate.tokensPerSecond * (1 + leastGain)) continue;
+    const { stepSeconds, tokensPerSecond } = estimate;
+    result.push({
+      change,
+      relieves: relieved(plan.estimate, estimate),
+      stepSeconds,
+      tokensPerSecond,
+    });
+  }
+  return result.sort((a, b) => b.tokensPerSecond - a.tokensPerSecond);
+}
+
+function priced(plan: Plan, model: Model, cluster: Cluster): Estimate | undefined {
+  try {
+    return estimatePlan(plan, model, cluster);
+  } catch (error) {
+    // Not every schedule exists for every number of micro-batches.
+    if (error instanceof MpoptError && ["E_PLAN_INVALID", "E_USAGE"].includes(error.code)) return undefined;
+    throw error;
+  }
+}
+
+/** Terms that take less time a token than before, the largest saving first. */
+function relieved(before: Estimate, after: Estimate): string[] {
+  const tokens = (estimate: Estimate) => estimate.tokensPerSecond * estimate.stepSeconds;
+  const scale = tokens(before) / tokens(after);
+  return Object.entries(before.terms)
+    .map(([term, seconds]) => ({
+      term,
+      saved: seconds - after.terms[term as keyof Estimate["terms"]] * scale,
+    }))
+    .filter(({ saved }) => saved > (leastGain / 10) * before.stepSeconds)
+    .sort((a, b) => b.saved - a.saved)
+    .map(({ term }) => term);
+}
+
+function changes(plan: Plan, cluster: Cluster): Change[] {
+  const devices = plan.cluster.devices;
+  return [
+    ...(devices > 1 ? linkChanges(cluster) : []),
+    {
+      change: "matrix products and attention twice as fast",
+      cluster: withDeviceSpeed(cluster, 2, ["gemm", "attention"]),
+    },
+    { change: "device memory twice as fast", cluster: withDeviceSpeed(cluster, 2, ["memory"]) },
+    ...overlapChanges(cluster),
+    ...batchChange(plan),
+    ...recomputeChange(plan),
+  ];
+}
+
+function linkChanges(cluster: Cluster): Change[] {
+  const { levels } = cluster.topology;
+  return levels.map(({ name }, i) => ({
+    change:
+      levels.length > 1 && i === levels.length - 1 && name === "network"
+        ? "a network twice as fast"
+        : `links inside the ${name} twice as fast`,
+    cluster: withLinkSpeed(cluster, 2, name),
+  }));
+}
+
+function overlapChanges(cluster: Cluster): Change[] {
+  const all: Quantity = { value: 1, provenance: "assumed", source: "all of it hidden" };
+  const { overlap } = cluster;
+  const kinds: [keyof Cluster["overlap"], string][] = [
+    ["gradientReduction", "gradient reduction hidden as far as the last backward pass lasts"],
+    ["pipelineTransfer", "pipeline transfers sent while the stages compute"],
+    ["tensor", "tensor-parallel communication overlapped with the products"],
+  ];
+  return kinds.flatMap(([kind, change]) =>
+    (overlap[kind]?.value ?? 0) < 1
+      ? [{ change, cluster: { ...cluster, overlap: { ...overlap, [kind]: all } } }]
+      : [],
+  );
+}
+
+/** Twice the micro-batches: what comes once a step, and what fills and drains the pipeline, counts half. */
+function batchChange(plan: Plan): Change[] {
+  if (plan.schedule.actions) return [];
+  const global = 2 * plan.batch.global;
+  const doubled: Plan = {
+    ...plan,
+    job: { ...plan.job, globalBatch: global },
+    batch: { ...plan.batch, global },
+    schedule: { ...plan.schedule, microBatches: 2 * plan.schedule.microBatches },
+  };
+  return [{ change: "twice the global batch", plan: doubled }];
+}
+
+function recomputeChange(plan: Plan): Change[] {
+  const repeats = plan.stages.some((stage) => stage.recompute !== "none" || (stage.recomputeLayers ?? 0) > 0);
+  if (!repeats) return [];
+  const stages = plan.stages.map(({ recomputeLayers: _layers, ...stage }) => ({
+    ...stage,
+    recompute: "none" as const,
+  }));
+  return [{ change: "memory for all activations, nothing recomputed", plan: { ...plan, stages } }];
+}

@@ -1,0 +1,183 @@
+import type { Recompute } from "../contracts/index.js";
+import { stateBytes } from "../cost/memory.js";
+import { exposedSeconds, overlapOf } from "../cost/overlap.js";
+import type { Configuration, CostModels, LayerChain } from "./configuration.js";
+import { type Groups, groupsOf } from "./groups.js";
+import type { LayerCost } from "./intra.js";
+import { assumedHostBytesPerSecond } from "./updateCosts.js";
+
+/** What seconds of a layer are spent on; they add up to its forward and backward. */
+export const layerTerms = [
+  "compute",
+  "recompute",
+  "tensorCommunication",
+  "contextCommunication",
+  "expertCommunication",
+  "parameterGather",
+  "offload",
+] as const;
+
+/** What a layer takes and holds on a device, all of it summed over layers. */
+export const layerFields = [
+  ...layerTerms,
+  "forward",
+  "backward",
+  "backwardWeight",
+  "hostForward",
+  "hostBackward",
+  "parameters",
+  "expertParameters",
+  "saved",
+  "between",
+  "weights",
+] as const;
+
+/**
+ * One layer under one configuration, for one micro-batch on one device. Forward and backward are the device's seconds
+ * with exposed communication and recomputation; `hostForward` and `hostBackward` those of the host that calls it.
+ * `saved` stays from forward to backward, `between` from one half of the backward to the other: weight gradients need
+ * all that was saved, recomputation included (M_W of Qi et al., ICLR 2024, table 1, is nearly M_B). `weights` are
+ * seconds once a step of weight gradients that are partial sums.
+ */
+export type PricedLayer = Record<(typeof layerFields)[number], number> & {
+  /** Activations that recomputation brings back, once. */
+  recomputed: number;
+  /** Bytes that live only inside one call, or between neighbouring layers: gathered parameters, moving activations. */
+  workspace: number;
+  logitsBytes: number;
+  logitsGradientBytes: number;
+  outputBytes: number;
+  tiedParameters: number;
+};
+
+/** The layers of a chain under a configuration. */
+export interface PricedChain {
+  embedding: PricedLayer[];
+  blocks: PricedLayer[];
+  /** The blocks recomputed whole, where the configuration has layers of that kind beside others. */
+  whole: PricedLayer[] | undefined;
+  head: PricedLayer[];
+}
+
+/** Prices every distinct layer of a chain once. */
+export function priceChain(chain: LayerChain, configuration: Configuration, models: CostModels): PricedChain {
+  const groups = groupsOf(configuration);
+  const pricer = (recompute: Recompute) => {
+    const known = new Map<LayerCost, PricedLayer>();
+    return (layer: LayerCost) => {
+      const priced = known.get(layer) ?? priceLayer(layer, recompute, configuration, groups, models);
+      known.set(layer, priced);
+      return priced;
+    };
+  };
+  const { recompute, recomputeLayers } = configuration;
+  const none = pricer("none");
+  return {
+    embedding: chain.embedding.map(none),
+    blocks: chain.blocks.map(recompute === "none" ? none : pricer(recompute)),
+    whole: recomputeLayers > 0 && recompute !== "full" ? chain.blocks.map(pricer("full")) : undefined,
+    head: chain.head.map(none),
+  };
+}
+
+function priceLayer(
+  layer: LayerCost,
+  recompute: Recompute,
+  configuration: Configuration,
+  groups: Groups,
+  models: CostModels,
+): PricedLayer {
+  const { compute: device, cluster } = models;
+  const repeats = {
+    compute: layer.recomputeSeconds[recompute] - layer.recomputeCommunicationSeconds[recompute],
+    tensor: layer.recomputeCommunicationSeconds[recompute],
+    // Attention repeats its exchange of keys with it, a whole layer that of its tokens too.
+    context: recompute === "none" ? 0 : layer.contextSeconds.forward,
+    expert: recompute === "full" ? layer.expertSeconds.forward : 0,
+  };
+  const communication = {
+    forward: layer.forwardCommunicationSeconds + layer.contextSeconds.forward + layer.expertSeconds.forward,
+    backward:
+      layer.backwardCommunicationSeconds +
+      layer.contextSeconds.backward +
+      layer.expertSeconds.backward +
+      repeats.tensor +
+      repeats.context +
+      repeats.expert,
+  };
+  const busyBackward = layer.backwardSeconds + repeats.compute;
+  const gather = gatherSeconds(layer, configuration, groups, models);
+  const share = overlapOf(cluster, "parameterGather");
+  const gatherForward = exposedSeconds(gather.forward, layer.forwardSeconds, share);
+  const gatherBackward = exposedSeconds(gather.backward, busyBackward, share);
+  const between =
+    recompute === "full"
+      ? Math.max(layer.savedBytes.none, layer.savedBytes.full)
+      : layer.savedBytes[recompute];
+  const saved = layer.savedBytes[recompute];
+  const away = configuration.offload === "activations" || configuration.offload === "both";
+  const link = device.device.hostBytesPerSecond?.value ?? assumedHostBytesPerSecond;
+  const moving = away ? saved / link : 0;
+  const movedForward = exposedSeconds(moving, layer.forwardSeconds, 1);
+  const movedBackward = exposedSeconds(moving, busyBackward, 1);
+  const { callSeconds, type } = device.device;
+  const host = type === "cpu" ? undefined : callSeconds;
+  const calls = layer.calls;
+  return {
+    compute: layer.forwardSeconds + layer.backwardSeconds,
+    recompute: repeats.compute,
+    tensorCommunication:
+      layer.forwardCommunicationSeconds + layer.backwardCommunicationSeconds + repeats.tensor,
+    contextCommunication: layer.contextSeconds.forward + layer.contextSeconds.backward + repeats.context,
+    expertCommunication: layer.expertSeconds.forward + layer.expertSeconds.backward + repeats.expert,
+    parameterGather: gatherForward + gatherBackward,
+    offload: movedForward + movedBackward,
+    forward: layer.forwardSeconds + communication.forward + gatherForward + movedForward,
+    backward: busyBackward + communication.backward + gatherBackward + movedBackward,
+    backwardWeight: layer.backwardWeightSeconds,
+    hostForward: host ? calls.forward * host.forward.value : 0,
+    hostBackward: host
+      ? calls.backward * host.backward.value + (recompute === "full" ? calls.forward * host.forward.value : 0)
+      : 0,
+    parameters: layer.parameters,
+    expertParameters: layer.expertParameters,
+    saved: away ? 0 : saved,
+    between: away ? 0 : between,
+    weights: layer.weightGradientSeconds,
+    recomputed: layer.savedBytes.none - saved,
+    // Two layers' activations are on their way while one computes.
+    workspace: layer.workspaceBytes + gather.bytes + (away ? 2 * saved : 0),
+    logitsBytes: layer.logitsBytes,
+    logitsGradientBytes: layer.logitsGradientBytes,
+    outputBytes: layer.outputBytes,
+    tiedParameters: layer.tiedParameters,
+  };
+}
+
+/**
+ * What ZeRO adds to each pass of a layer: stage 3 gathers its parameters before both passes and scatters its gradients
+ * after, stage 2 scatters gradients with every micro-batch (Rajbhandari et al. 2020, section 7; Zhao et al., PyTorch
+ * FSDP, VLDB 2023, section 3.2). Under stage 3 the parameters of two layers are whole at a time, and the gradient of
+ * one.
+ */
+function gatherSeconds(
+  { parameters, expertParameters }: LayerCost,
+  { zero, microBatches }: Configuration,
+  { shards, expertShards }: Groups,
+  { communication, job }: CostModels,
+): { forward: number; backward: number; bytes: number } {
+  if (zero < 2 || (zero === 2 && microBatches === 1)) return { forward: 0, backward: 0, bytes: 0 };
+  const state = stateBytes(job);
+  const both = (collective: "allGather" | "reduceScatter", bytes: number) =>
+    communication.collectiveSeconds(collective, parameters * bytes, shards) +
+    communication.collectiveSeconds(collective, expertParameters * bytes, expertShards);
+  const scatter = both("reduceScatter", state.gradient);
+  if (zero === 2) return { forward: 0, backward: scatter, bytes: 0 };
+  const gather = both("allGather", state.parameter);
+  const whole = parameters * (1 - 1 / shards.size) + expertParameters * (1 - 1 / expertShards.size);
+  return {
+    forward: gather,
+    backward: gather + scatter,
+    bytes: whole * (2 * state.parameter + state.gradient),
+  };
+}
