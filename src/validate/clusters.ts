@@ -1,0 +1,115 @@
+import { clusterPreset, evenLevels } from "../cluster/index.js";
+import type { Cluster, Level, Quantity } from "../contracts/index.js";
+import type { Hardware } from "./kinds.js";
+import type { ClusterOf, RunInputs } from "./types.js";
+
+/** Nodes of a template: two of the widest domains that a preset has, so that every level is there. */
+const templateNodes = 36;
+
+/** The preset's nodes with what a kind's hardware has of its own; a template for clusters of any size. */
+export function hardwareCluster(hardware: Hardware, devicesPerNode: number): Cluster {
+  const preset = clusterPreset(`${hardware.part}:${devicesPerNode}x${templateNodes}`);
+  const { memoryBytes, memoryBytesPerSecond, nodeBytesPerSecond, networkBytesPerSecond } = hardware;
+  const source = hardware.source ?? "";
+  const own = (value: number | undefined, other: Quantity): Quantity =>
+    value === undefined ? other : { value, provenance: "assumed", source };
+  const device = preset.devices[0]!;
+  const slower = memoryBytesPerSecond ? memoryBytesPerSecond / device.memoryBytesPerSecond.value : 1;
+  const last = preset.topology.levels.length - 1;
+  return {
+    ...preset,
+    devices: [
+      {
+        ...device,
+        memoryBytes: own(memoryBytes, device.memoryBytes),
+        memoryBytesPerSecond: own(memoryBytesPerSecond, device.memoryBytesPerSecond),
+        compute: device.compute.map((table) =>
+          slower === 1 || table.unit === "flop"
+            ? table
+            : { ...table, points: table.points.map((each) => ({ ...each, rate: each.rate * slower })) },
+        ),
+      },
+    ],
+    topology: {
+      levels: preset.topology.levels.map((level, i): Level => {
+        const value = i === last ? networkBytesPerSecond : nodeBytesPerSecond;
+        if (value === undefined || !level.link) return level;
+        const { bytesPerSecond } = level.link;
+        return { ...level, link: { ...level.link, bytesPerSecond: own(value, bytesPerSecond) } };
+      }),
+    },
+  };
+}
+
+function largestDivisorUpTo(n: number, limit: number): number {
+  for (let divisor = Math.min(n, limit); divisor > 1; divisor--) if (n % divisor === 0) return divisor;
+  return 1;
+}
+
+/**
+ * A cluster like the template with another number of nodes and devices in each. Groups between the nodes and the
+ * outermost level are as large as divides the nodes, up to the template's.
+ * @returns undefined where the template says nothing of links between nodes.
+ */
+export function sizedCluster(template: Cluster, devicesPerNode: number, nodes: number): Cluster | undefined {
+  const [innermost, ...outer] = evenLevels(template);
+  const levels: Level[] = [sized(innermost!, devicesPerNode)];
+  let left = nodes;
+  for (const [i, level] of outer.entries()) {
+    const members = i === outer.length - 1 ? left : largestDivisorUpTo(left, level.groupSize);
+    if (members > 1) levels.push(sized(level, members));
+    left /= members;
+  }
+  if (left > 1) return undefined;
+  const device = template.devices[0]!;
+  return {
+    ...template,
+    devices: [{ ...device, count: devicesPerNode * nodes }],
+    topology: { levels },
+  };
+}
+
+function sized(level: Level, groupSize: number): Level {
+  const { groupSizes: _sizes, links: _links, memberLinks: _members, ...even } = level;
+  return { ...even, groupSize };
+}
+
+/** Clusters of any size for one template, each made once. */
+export class SizedClusters {
+  readonly #template: Cluster;
+  readonly #sizes = new Map<string, Cluster | undefined>();
+
+  constructor(template: Cluster) {
+    this.#template = template;
+  }
+
+  get(devicesPerNode: number, nodes: number): Cluster | undefined {
+    const key = `${devicesPerNode}x${nodes}`;
+    if (!this.#sizes.has(key)) this.#sizes.set(key, sizedCluster(this.#template, devicesPerNode, nodes));
+    return this.#sizes.get(key);
+  }
+}
+
+/**
+ * Clusters of each kind from its template, equal sizes sharing one object.
+ * @param templateOf asked once a kind; by default the preset with what is known of the kind's hardware.
+ */
+export function clustersOfKinds(templateOf: (run: RunInputs) => Cluster = presetTemplate): ClusterOf {
+  const kinds = new Map<string, SizedClusters>();
+  return (run) => {
+    let sizes = kinds.get(run.kind);
+    if (!sizes) {
+      sizes = new SizedClusters(templateOf(run));
+      kinds.set(run.kind, sizes);
+    }
+    return (
+      sizes.get(run.devicesPerNode, run.nodes) ??
+      `the cluster of kind ${run.kind} says nothing of links between ${run.nodes} nodes`
+    );
+  };
+}
+
+/** The preset of a run's nodes, before anything is fitted. */
+export function presetTemplate({ hardware, devicesPerNode }: RunInputs): Cluster {
+  return hardwareCluster(hardware, devicesPerNode);
+}

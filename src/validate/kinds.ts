@@ -1,0 +1,235 @@
+import type { Dtype, Zero } from "../contracts/index.js";
+
+/**
+ * Kinds of cluster that runs were measured on: the software that the prefix of a row's id stands for, on one GPU. What
+ * follows from the prefix alone is written here once; everything else is read from the row.
+ */
+
+/** Facts of the training software that no column states. */
+export interface Software {
+  name: string;
+  /** Whether attention writes its scores (Megatron's fused softmax before flash attention). */
+  attention: "flash" | "materialized";
+  /** Dropout of 0.1, Megatron's default of the time. */
+  dropout: boolean;
+  /** What the sharding stage is where `zero` is blank. */
+  zero: Zero;
+  /** Whether norms between tensor-parallel products are split by tokens, where `sp` is blank. */
+  sequenceParallel: boolean;
+  /** The vocabulary is padded to a multiple of this times the tensor-parallel degree. */
+  vocabularyMultiple: number;
+  /** Type of the gradients where parameters are bf16; with f16 they are f16. */
+  bf16Gradients: Extract<Dtype, "bf16" | "f32">;
+  /** Type of activations and parameters where `precision` is blank. */
+  dtype: Extract<Dtype, "bf16" | "f16">;
+  /** Tensor-parallel degree inside an expert: that of the rest, or 1. */
+  expertTensor: "tensor" | "one";
+  /** The first and the last stage hold one layer less, as embedding and head are there. */
+  shortEnds: boolean;
+  /**
+   * What the source calls memory: what tensors take at the peak, what the allocator reserved for them, or what the
+   * device shows, with the context of driver and libraries.
+   */
+  memory: "allocated" | "reserved" | "device";
+  /** Where these facts come from. */
+  source: string;
+}
+
+const unknown: Software = {
+  name: "unknown",
+  attention: "flash",
+  dropout: false,
+  zero: 0,
+  sequenceParallel: false,
+  vocabularyMultiple: 1,
+  bf16Gradients: "f32",
+  dtype: "bf16",
+  expertTensor: "tensor",
+  shortEnds: false,
+  memory: "reserved",
+  source: "no source is known for this prefix: what most training code does today",
+};
+
+/** Megatron-LM and Megatron-DeepSpeed until 2022. */
+const megatron: Software = {
+  ...unknown,
+  name: "Megatron-LM",
+  attention: "materialized",
+  dropout: true,
+  vocabularyMultiple: 128,
+  dtype: "f16",
+  memory: "device",
+  source:
+    "Megatron-LM v2: scaled masked softmax kernel, --attention-dropout and --hidden-dropout 0.1, --make-vocab-size-divisible-by 128",
+};
+
+/** Megatron-Core with the distributed optimizer, as NVIDIA's recipes run it. */
+const megatronCore: Software = {
+  ...unknown,
+  name: "Megatron-Core",
+  zero: 1,
+  sequenceParallel: true,
+  vocabularyMultiple: 128,
+  source:
+    "NVIDIA recipes: Transformer Engine attention, distributed optimizer, sequence parallelism with TP > 1",
+};
+
+const fullySharded: Software = {
+  ...unknown,
+  name: "PyTorch FSDP",
+  zero: 3,
+  sequenceParallel: true,
+  source: "PyTorch FSDP with scaled dot-product or flash attention, no dropout",
+};
+
+const softwareOf: Readonly<Record<string, Software>> = {
+  VTS: {
+    ...megatron,
+    name: "Megatron-DeepSpeed",
+    source: `vTrain's runs of Megatron-DeepSpeed; ${megatron.source}`,
+  },
+  VTM: {
+    ...megatron,
+    name: "Megatron-DeepSpeed",
+    source: `vTrain's runs of Megatron-DeepSpeed; ${megatron.source}`,
+  },
+  BLOOM: {
+    ...megatron,
+    name: "Megatron-DeepSpeed",
+    source: `BigScience's Megatron-DeepSpeed (tr11-176B-ml); ${megatron.source}`,
+  },
+  SC21T1: megatron,
+  SC21T2: megatron,
+  MEG20: megatron,
+  KOR22: megatron,
+  ZB: {
+    ...megatron,
+    dtype: "bf16",
+    shortEnds: true,
+    memory: "allocated",
+    source: `Qi et al. (ICLR 2024), appendix: Megatron-LM with one layer less in the first and last stage; ${megatron.source}`,
+  },
+  MPT: {
+    ...fullySharded,
+    name: "llm-foundry",
+    bf16Gradients: "bf16",
+    source:
+      "llm-foundry: Triton or CUDA flash attention, dropout 0; FSDP mixed_precision PURE reduces in bf16, DEFAULT (amp) in f32",
+  },
+  TITAN: {
+    ...fullySharded,
+    name: "torchtitan",
+    source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
+  },
+  FMS: { ...fullySharded, name: "fms-fsdp" },
+  AUTOM: { ...fullySharded, name: "NeMo Automodel" },
+  NEMO: { ...megatronCore, expertTensor: "one" },
+  DGXC: megatronCore,
+  MCOREH100: megatronCore,
+  MCORECI: megatronCore,
+  SIMUMAX: {
+    ...megatronCore,
+    vocabularyMultiple: 1,
+    expertTensor: "one",
+    memory: "allocated",
+    source: "SimuMax's runs of Megatron-Core: distributed optimizer; memory is max_memory_allocated",
+  },
+  INTERN: {
+    ...unknown,
+    name: "InternEvo",
+    zero: 1,
+    sequenceParallel: true,
+    bf16Gradients: "bf16",
+    source: "InternEvo: flash attention, bf16, ZeRO-1 inside groups",
+  },
+  INTERNMEM: {
+    ...unknown,
+    name: "InternEvo",
+    zero: 1,
+    sequenceParallel: true,
+    bf16Gradients: "bf16",
+    memory: "device",
+  },
+};
+
+/** Source of a row: the part of its id before the last dash. */
+export function prefixOf(id: string): string {
+  return id.replace(/-[^-]*$/, "");
+}
+
+/** What is known of the software of a prefix; the general defaults for one that is not known. */
+export function softwareOfPrefix(prefix: string): Software {
+  return Object.hasOwn(softwareOf, prefix) ? softwareOf[prefix]! : unknown;
+}
+
+/** A GPU as rows print it: the preset part that stands for it, and where it differs from that. */
+export interface Hardware {
+  part: string;
+  memoryBytes?: number;
+  memoryBytesPerSecond?: number;
+  /** One direction, one device, as collectives reach it. */
+  nodeBytesPerSecond?: number;
+  networkBytesPerSecond?: number;
+  source?: string;
+}
+
+/** First match counts. */
+const gpus: readonly (readonly [RegExp, Hardware])[] = [
+  [/GB300/i, { part: "gb300" }],
+  [/B300/i, { part: "b300" }],
+  [/GB200/i, { part: "gb200" }],
+  [/B200/i, { part: "b200" }],
+  [/H200/i, { part: "h200-sxm" }],
+  [
+    /H100.*96GB.*HBM2e/i,
+    {
+      part: "h100-sxm",
+      memoryBytes: 96e9,
+      memoryBytesPerSecond: 2.4e12,
+      source: "torchtitan's H100: 96 GB of HBM2e at 2.4 TB/s",
+    },
+  ],
+  [
+    /H800/i,
+    { part: "h100-sxm", nodeBytesPerSecond: 160e9, source: "H800: NVLink of 400 GB/s, both directions" },
+  ],
+  [/H100|GH200/i, { part: "h100-sxm" }],
+  [
+    /A800/i,
+    { part: "a100-80", nodeBytesPerSecond: 156e9, source: "A800: NVLink of 400 GB/s, both directions" },
+  ],
+  [/A100.*40/i, { part: "a100-40" }],
+  // A name without a size: the runs that print it so were made on 80 GB.
+  [/A100/i, { part: "a100-80" }],
+  [/V100/i, { part: "v100-32" }],
+  [/MI300X/i, { part: "mi300x" }],
+];
+
+/** Share of a line rate that a large all-reduce reaches, as in the presets. */
+const lineShare = 0.92;
+/** Bytes per second a GPU of 8 that share a node's Gb/s. */
+const perGpu = (gigabitsPerNode: number) => (lineShare * gigabitsPerNode * 1e9) / 8 / 8;
+
+/** Networks that differ from the preset's, by prefix and part. */
+const networks: Readonly<Record<string, Pick<Hardware, "networkBytesPerSecond" | "source">>> = {
+  "VTM/a100-80": { networkBytesPerSecond: perGpu(800), source: "vTrain: 800 Gb/s a node" },
+  "BLOOM/a100-80": {
+    networkBytesPerSecond: perGpu(400),
+    source: "BigScience: 4 Omni-Path links of 100 Gb/s a node",
+  },
+  "FMS/a100-80": { networkBytesPerSecond: perGpu(400), source: "fms-fsdp README: 400 Gb/s a node" },
+  "FMS/h100-sxm": { networkBytesPerSecond: perGpu(800), source: "fms-fsdp README: 800 Gb/s a node" },
+};
+
+/** The hardware of a printed GPU name under a prefix; undefined where the name is not known. */
+export function hardwareOf(gpu: string, prefix: string): Hardware | undefined {
+  const found = gpus.find(([pattern]) => pattern.test(gpu))?.[1];
+  if (!found) return undefined;
+  const network = networks[`${prefix}/${found.part}`];
+  return network ? { ...found, ...network } : found;
+}
+
+/** Key of a cluster kind: rows of one key share their calibration. */
+export function kindKey(prefix: string, gpu: string): string {
+  return `${prefix}/${gpu.replace(/[^\w.-]+/g, "_")}`;
+}

@@ -1,0 +1,141 @@
+import { type Cluster, type Estimate, type Model, MpoptError, type RunOptions } from "../contracts/index.js";
+import { assembleEstimate } from "../plan/assemble.js";
+import type { CostModels } from "../search/configuration.js";
+import { costModels } from "../search/joint.js";
+import { KnownShardings } from "../search/knownShardings.js";
+import { LayerChains } from "../search/layerChains.js";
+import type { PreparedSchedule } from "../search/preparedSchedule.js";
+import { makeSchedule } from "../search/scheduleChoices.js";
+import { StageCosts } from "../search/stageCosts.js";
+import type { Software } from "./kinds.js";
+import type { ClusterOf, Prediction, RunInputs, Unpredicted } from "./types.js";
+
+/** What does not depend on a cluster's figures: kept between passes over the same runs. */
+export class PredictionCache {
+  readonly shardings = new KnownShardings();
+  readonly #schedules = new Map<string, PreparedSchedule | undefined>();
+
+  /** The schedule of a run, undefined where it does not exist for its counts. */
+  schedule({ schedule, configuration }: RunInputs): PreparedSchedule | undefined {
+    const { pipeline, microBatches } = configuration;
+    const key = `${schedule.name}/${schedule.chunks}/${pipeline}/${microBatches}`;
+    if (!this.#schedules.has(key)) this.#schedules.set(key, makeSchedule(schedule, pipeline, microBatches));
+    return this.#schedules.get(key);
+  }
+}
+
+export interface Predictions {
+  predictions: Prediction[];
+  unpredicted: Unpredicted[];
+}
+
+/** What the runs on one cluster share: the models of its cost, and the layers that they priced. */
+class PricedCluster {
+  readonly #cluster: Cluster;
+  readonly #cache: PredictionCache;
+  readonly #models = new Map<string, CostModels>();
+  readonly #chains = new Map<Model, Map<string, LayerChains>>();
+
+  constructor(cluster: Cluster, cache: PredictionCache) {
+    this.#cluster = cluster;
+    this.#cache = cache;
+  }
+
+  async estimate(run: RunInputs): Promise<Estimate | string> {
+    const { model, job, configuration, boundaries } = run;
+    // Layers depend on sequence and types alone; the batch is the configuration's.
+    const key = `${job.sequence}/${job.runtime}/${JSON.stringify(job.dtypes)}`;
+    let shared = this.#models.get(key);
+    if (!shared) {
+      shared = costModels(this.#cluster, { ...job, globalBatch: 1 });
+      this.#models.set(key, shared);
+    }
+    const ofModel = this.#chains.get(model) ?? new Map<string, LayerChains>();
+    this.#chains.set(model, ofModel);
+    let chains = ofModel.get(key);
+    if (!chains) {
+      chains = new LayerChains(model, shared, undefined, this.#cache.shardings);
+      ofModel.set(key, chains);
+    }
+    const chain = await chains.chain(configuration);
+    if (!chain) return `its layers cannot be divided so: ${chains.refusal?.message}`;
+    const models = { ...shared, job };
+    if (run.schedule.name === "1f1b") {
+      return assembleEstimate(model, models, new StageCosts(configuration, chain, models), boundaries);
+    }
+    const schedule = this.#cache.schedule(run);
+    if (!schedule) {
+      const { name, chunks } = run.schedule;
+      return `schedule ${name} with ${chunks} chunks does not exist for ${configuration.pipeline} ranks and ${configuration.microBatches} micro-batches`;
+    }
+    const costs = new StageCosts(configuration, chain, models, schedule.layout);
+    return assembleEstimate(model, models, costs, boundaries, schedule);
+  }
+}
+
+/**
+ * Predicts step time, memory and feasibility of runs through the cost path of `plan`: shardings of their layers, stage
+ * costs, then the closed form of 1F1B or the simulator.
+ * @param cache keeps what other figures of the same clusters do not change.
+ * @throws MpoptError E_CANCELLED, and what a cluster without a needed figure throws.
+ */
+export async function predictAll(
+  runs: readonly RunInputs[],
+  clusterOf: ClusterOf,
+  cache: PredictionCache = new PredictionCache(),
+  options: RunOptions = {},
+): Promise<Predictions> {
+  const priced = new Map<Cluster, PricedCluster>();
+  const result: Predictions = { predictions: [], unpredicted: [] };
+  for (const [i, run] of runs.entries()) {
+    options.signal?.throwIfAborted();
+    const cluster = clusterOf(run);
+    if (typeof cluster === "string") {
+      result.unpredicted.push({ id: run.id, reason: cluster });
+      continue;
+    }
+    const on = priced.get(cluster) ?? new PricedCluster(cluster, cache);
+    priced.set(cluster, on);
+    const estimate = await on.estimate(run);
+    if (typeof estimate === "string") result.unpredicted.push({ id: run.id, reason: estimate });
+    else result.predictions.push(predictionOf(run, estimate));
+    if (i % 64 === 63) {
+      options.onProgress?.({ message: "predicting runs", fraction: (i + 1) / runs.length });
+      // Lets an interrupt through.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+  return result;
+}
+
+function predictionOf(run: RunInputs, { stepSeconds, terms, memory }: Estimate): Prediction {
+  if (!(stepSeconds > 0) || !Number.isFinite(stepSeconds)) {
+    throw new MpoptError(
+      "E_PLAN_INVALID",
+      `Expected a positive step time for ${run.id} but found ${stepSeconds}.`,
+    );
+  }
+  const bytes = memory.map((entry) => shownBytes(run.software.memory, entry));
+  return {
+    id: run.id,
+    stepSeconds,
+    memoryGiB: Math.max(...bytes) / 2 ** 30,
+    feasible: memory.every((entry) => entry.reservedBytes <= entry.limitBytes),
+    terms,
+  };
+}
+
+/** Bytes of a device in the source's own sense. */
+function shownBytes(
+  sense: Software["memory"],
+  { allocatedBytes, reservedBytes, terms }: Estimate["memory"][number],
+): number {
+  switch (sense) {
+    case "allocated":
+      return allocatedBytes - terms.context;
+    case "reserved":
+      return reservedBytes - terms.context;
+    case "device":
+      return reservedBytes;
+  }
+}

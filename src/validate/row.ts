@@ -1,0 +1,267 @@
+import { clusterPresetNames } from "../cluster/index.js";
+import {
+  type Dtype,
+  type Job,
+  type Model,
+  MpoptError,
+  type Recompute,
+  type Zero,
+} from "../contracts/index.js";
+import type { Configuration } from "../search/configuration.js";
+import type { InputColumn, RunFields } from "./columns.js";
+import { hardwareOf, kindKey, prefixOf, type Software, softwareOfPrefix } from "./kinds.js";
+import { modelOfDimensions } from "./models.js";
+import type { RunInputs } from "./types.js";
+
+/** Why a record is no run that can be predicted; the clause follows "because". */
+class Refusal extends Error {}
+
+/** Columns without which nothing can be said. */
+const needed: readonly InputColumn[] = [
+  "layers",
+  "hidden",
+  "heads",
+  "seq",
+  "gpu",
+  "n_gpus",
+  "tp",
+  "pp",
+  "global_batch",
+];
+
+/**
+ * What a record asks to be predicted.
+ * @returns the inputs, or the reason why there is no prediction, as a clause.
+ * @throws MpoptError E_FIELD for a field that is no number where one is expected.
+ */
+export function runInputs(fields: RunFields): RunInputs | string {
+  try {
+    return readRun(fields);
+  } catch (error) {
+    if (error instanceof Refusal) return error.message;
+    throw error;
+  }
+}
+
+function readRun(fields: RunFields): RunInputs {
+  const missing = needed.filter((column) => fields.text(column) === "");
+  if (missing.length > 0) throw new Refusal(`the row does not give ${missing.join(", ")}`);
+  const prefix = prefixOf(fields.id);
+  const software = softwareOfPrefix(prefix);
+  const hardware = hardwareOf(fields.text("gpu"), prefix);
+  if (!hardware || !clusterPresetNames.includes(hardware.part)) {
+    throw new Refusal(`no preset stands for GPU ${fields.text("gpu")}`);
+  }
+  const degrees = readDegrees(fields);
+  const { tensor, pipeline, data, context, devices } = degrees;
+  const devicesPerNode = Math.min(fields.count("gpus_per_node") ?? defaultPerNode(hardware.part), devices);
+  if (devices % devicesPerNode !== 0) {
+    throw new Refusal(`${devices} GPUs are no whole number of nodes of ${devicesPerNode}`);
+  }
+  const sequence = fields.count("seq")!;
+  const model = readModel(fields, software, tensor);
+  const globalBatch = fields.count("global_batch")!;
+  const microBatch = fields.count("micro_batch") ?? 1;
+  const microBatches = globalBatch / (data * microBatch);
+  if (!Number.isInteger(microBatches)) {
+    throw new Refusal(
+      `a global batch of ${globalBatch} is no whole number of micro-batches of ${microBatch} on ${data} replicas`,
+    );
+  }
+  const layers = model.layers.filter((layer) => layer.kind === "block").length;
+  const schedule = readSchedule(fields, pipeline, layers);
+  const sharding = readZero(fields, software, { ranks: data * context, devicesPerNode });
+  const recompute = readRecompute(fields, layers / (pipeline * schedule.chunks));
+  const configuration: Configuration = {
+    tensor,
+    context,
+    contextExchange: "ring",
+    pipeline,
+    data,
+    ...readExperts(fields, software, tensor * data * context, tensor),
+    microBatch,
+    microBatches,
+    sequenceParallel: tensor > 1 && (fields.flag("sp") ?? software.sequenceParallel),
+    ...recompute,
+    ...sharding,
+    offload: "none",
+  };
+  const nodes = devices / devicesPerNode;
+  return {
+    id: fields.id,
+    prefix,
+    kind: kindKey(prefix, fields.text("gpu")),
+    software,
+    hardware,
+    model,
+    clusterReference: `${hardware.part}:${devicesPerNode}x${nodes}`,
+    devicesPerNode,
+    nodes,
+    job: {
+      schema: "mpopt.job/1",
+      globalBatch,
+      sequence,
+      dtypes: readDtypes(fields, software),
+      optimizer: "adam",
+      runtime: "megatron",
+      pins: {},
+      objective: "time",
+      // What ran out of memory is what exceeds the device.
+      limits: { memoryFraction: 1, searchSeconds: 60 },
+    },
+    configuration,
+    schedule,
+    boundaries: cutLayers(layers, pipeline * schedule.chunks, software.shortEnds),
+  };
+}
+
+function defaultPerNode(part: string): number {
+  return /^gb/.test(part) ? 4 : 8;
+}
+
+function readDegrees(fields: RunFields) {
+  const devices = fields.count("n_gpus")!;
+  const tensor = fields.count("tp")!;
+  const pipeline = fields.count("pp")!;
+  const context = fields.count("cp") ?? 1;
+  const data = fields.count("dp") ?? devices / (tensor * pipeline * context);
+  if (tensor * pipeline * context * data !== devices) {
+    throw new Refusal(
+      `tp ${tensor} x pp ${pipeline} x cp ${context} x dp ${fields.text("dp") || "?"} do not make ${devices} GPUs`,
+    );
+  }
+  return { devices, tensor, pipeline, context, data };
+}
+
+function readModel(fields: RunFields, software: Software, tensor: number): Model {
+  const where = `${fields.where} line ${fields.line}`;
+  const dimensions = {
+    name: fields.text("model") || "transformer",
+    layers: fields.count("layers")!,
+    hidden: fields.count("hidden")!,
+    ffn: fields.count("ffn"),
+    heads: fields.count("heads")!,
+    keyValueHeads: fields.count("kv_heads"),
+    vocabulary: fields.count("vocab"),
+    sequence: fields.count("seq")!,
+    experts: fields.count("experts"),
+    topK: fields.count("topk"),
+  };
+  try {
+    return modelOfDimensions(dimensions, software, tensor, where);
+  } catch (error) {
+    if (error instanceof MpoptError) throw new Refusal(`its dimensions make no model: ${error.message}`);
+    throw error;
+  }
+}
+
+/** Schedules that rows print, by mpopt's names (Qi et al., ICLR 2024: ZB-1p is ZB-H1's memory, ZB-2p ZB-H2's). */
+const printedSchedules: Readonly<Record<string, string>> = {
+  "1F1B": "1f1b",
+  "1F1B-I": "interleaved",
+  "ZB-1p": "zb-h1",
+  "ZB-2p": "zb-h2",
+};
+
+function readSchedule(fields: RunFields, pipeline: number, layers: number): RunInputs["schedule"] {
+  if (pipeline === 1) return { name: "1f1b", chunks: 1 };
+  const printed = fields.note("schedule");
+  const name = printed === "" ? undefined : printedSchedules[printed];
+  if (printed !== "" && name === undefined) throw new Refusal(`schedule ${printed} is not known`);
+  const text = fields.text("vp");
+  let chunks = 1;
+  if (/^max\b/.test(text)) chunks = Math.ceil(layers / pipeline);
+  else if (text !== "") chunks = fields.count("vp")!;
+  if (name !== undefined && name !== "interleaved") return { name, chunks: 1 };
+  return chunks > 1 ? { name: "interleaved", chunks } : { name: "1f1b", chunks: 1 };
+}
+
+/** `0` to `3`, `1(all dp)`, `1(group 8)`, `bf16opt(~zero1)`, `hsdp`, `fsdp(no reshard after fwd)`. */
+function readZero(
+  fields: RunFields,
+  software: Software,
+  { ranks, devicesPerNode }: { ranks: number; devicesPerNode: number },
+): { zero: Zero; shards: number } {
+  const text = fields.text("zero").toLowerCase();
+  const whole = (zero: Zero) => ({ zero, shards: zero === 0 ? 1 : ranks });
+  const grouped = (zero: Zero, size: number) => {
+    if (ranks % size === 0) return { zero, shards: size };
+    // A group wider than the replicas is all of them.
+    return { zero, shards: size > ranks ? ranks : 1 };
+  };
+  if (ranks === 1) return { zero: 0, shards: 1 };
+  if (text === "") return whole(software.zero);
+  if (text === "hsdp") return grouped(3, Math.min(devicesPerNode, ranks));
+  // Parameters that stay after the forward pass are gathered once a step, as in ZeRO-2.
+  if (text.startsWith("fsdp(no reshard")) return whole(2);
+  if (text.startsWith("bf16opt")) return whole(1);
+  const match = /^([0-3])(?:\s*\((all dp|group (\d+))\))?$/.exec(text);
+  if (!match) throw new Refusal(`sharding "${fields.text("zero")}" is not known`);
+  const zero = Number(match[1]) as Zero;
+  const group = Number(match[3] ?? (zero === 3 ? fields.note("FSDP") : ""));
+  return group > 0 && zero > 0 ? grouped(zero, group) : whole(zero);
+}
+
+/** @param layersPerStage may be a fraction where stages differ. */
+function readRecompute(
+  fields: RunFields,
+  layersPerStage: number,
+): { recompute: Recompute; recomputeLayers: number } {
+  const text = fields.text("recompute").toLowerCase();
+  // Half of all layers, or half of the products of every layer, run twice.
+  const half = { recompute: "none" as const, recomputeLayers: Math.round(layersPerStage / 2) };
+  switch (text) {
+    case "":
+    case "none":
+      return { recompute: "none", recomputeLayers: 0 };
+    case "full":
+    case "selective":
+      return { recompute: text, recomputeLayers: 0 };
+    case "selective(op)":
+    case "selective(layer)":
+      return half;
+    default:
+      throw new Refusal(`recomputation "${fields.text("recompute")}" is not known`);
+  }
+}
+
+function readExperts(
+  fields: RunFields,
+  software: Software,
+  ranks: number,
+  tensor: number,
+): { expert: number; expertTensor: number } {
+  const expert = fields.count("ep") ?? 1;
+  if (fields.count("experts") === undefined) return { expert: 1, expertTensor: tensor };
+  const wanted = software.expertTensor === "tensor" ? tensor : 1;
+  if (ranks % expert !== 0) throw new Refusal(`ep ${expert} does not divide the ${ranks} ranks of a stage`);
+  return { expert, expertTensor: ranks % (expert * wanted) === 0 ? wanted : 1 };
+}
+
+function readDtypes(fields: RunFields, software: Software): Job["dtypes"] {
+  const text = fields.text("precision").toLowerCase();
+  let parameters: Dtype = software.dtype;
+  let linear: Dtype | undefined;
+  if (/fp4/.test(text)) linear = "fp4";
+  else if (/fp8/.test(text)) linear = "fp8";
+  if (linear || /bf16/.test(text)) parameters = "bf16";
+  else if (/fp16/.test(text)) parameters = "f16";
+  else if (/fp32|tf32/.test(text)) parameters = "f32";
+  else if (text !== "") throw new Refusal(`precision "${fields.text("precision")}" is not known`);
+  let gradients: Dtype = parameters;
+  if (parameters === "bf16") gradients = /^amp|fp32 grad/.test(text) ? "f32" : software.bf16Gradients;
+  return { parameters, gradients, optimizer: "f32", ...(linear ? { linear } : {}) };
+}
+
+/**
+ * Boundaries of the block layers of each stage. Layers that do not divide are spread so that the first and the last
+ * stage, which hold embedding and head, have one less where that makes the others equal, and evenly otherwise.
+ */
+export function cutLayers(layers: number, stages: number, shortEnds: boolean): number[] {
+  const ends = stages > 1 && (shortEnds || layers % stages !== 0) && (layers + 2) % stages === 0;
+  if (ends) {
+    const each = (layers + 2) / stages;
+    return Array.from({ length: stages + 1 }, (_, i) => (i === 0 ? 0 : i === stages ? layers : i * each - 1));
+  }
+  return Array.from({ length: stages + 1 }, (_, i) => Math.round((i * layers) / stages));
+}

@@ -1,0 +1,91 @@
+import type { Cluster, Estimate, Job, Model, Provenance } from "../contracts/index.js";
+import type { Configuration } from "../search/configuration.js";
+import type { Hardware, Software } from "./kinds.js";
+
+/** Everything that a prediction of one run depends on, beside the cluster's figures. */
+export interface RunInputs {
+  id: string;
+  /** Source: the part of the id before its number. */
+  prefix: string;
+  /** Cluster kind, `PREFIX/GPU`: runs of one kind share a calibration. */
+  kind: string;
+  software: Software;
+  hardware: Hardware;
+  model: Model;
+  /** Preset of the run's nodes, such as `a100-80:8x48`. */
+  clusterReference: string;
+  devicesPerNode: number;
+  nodes: number;
+  job: Job;
+  configuration: Configuration;
+  schedule: {
+    /** Name in `schedule/named`. */
+    name: string;
+    /** Stages of each pipeline rank. */
+    chunks: number;
+  };
+  /** Half-open ranges of block layers, one a stage: stage i holds [boundaries[i], boundaries[i + 1]). */
+  boundaries: readonly number[];
+}
+
+/** A run that cannot be predicted. */
+export interface Unpredicted {
+  id: string;
+  reason: string;
+}
+
+export interface Prediction {
+  id: string;
+  stepSeconds: number;
+  /** Of the fullest device, in what the source calls memory: see `Software.memory`. */
+  memoryGiB: number;
+  /** Whether what is reserved fits the device. */
+  feasible: boolean;
+  /** Exposed seconds by kind; they add up to `stepSeconds`. */
+  terms: Estimate["terms"];
+}
+
+/**
+ * The cluster that a run is priced on, or why there is none, as a clause. The same object for equal clusters lets runs
+ * share what they price.
+ */
+export type ClusterOf = (run: RunInputs) => Cluster | string;
+
+/** One physical quantity that was fitted to runs of a kind. */
+export interface FittedParameter {
+  /** Path in the cluster document, such as `devices[0].efficiency.gemm`. */
+  name: string;
+  value: number;
+  /** Where the fit began and what it is pulled towards. */
+  prior: number;
+  /** Standard deviation of the prior's logarithm. */
+  sigma: number;
+  provenance: Provenance;
+}
+
+/** What a calibration found for one kind of cluster. */
+export interface CalibratedKind {
+  /** The kind's nodes with the fitted quantities, of the size of its largest run. */
+  cluster: Cluster;
+  parameters: FittedParameter[];
+  /** Of the runs that were fitted to. */
+  residuals: {
+    runs: number;
+    /** Mean of |predicted / measured - 1| of step times, and the mean without the sign. */
+    meanAbsoluteError: number;
+    bias: number;
+  };
+}
+
+export interface Calibration {
+  kinds: Record<string, CalibratedKind>;
+}
+
+/** A run with what was measured of it: what a calibration reads. */
+export interface MeasuredRun {
+  run: RunInputs;
+  stepSeconds: number | undefined;
+  memoryGiB: number | undefined;
+  outOfMemory: boolean;
+  choiceGroup: string | undefined;
+}
