@@ -1,6 +1,7 @@
-import type { Cluster, Estimate, Job, Model, Provenance } from "../contracts/index.js";
+import type { Cluster, Estimate, Job, Model, Provenance, RunOptions } from "../contracts/index.js";
 import type { Configuration } from "../search/configuration.js";
 import type { Hardware, Software } from "./kinds.js";
+import type { PredictionCache } from "./predict.js";
 
 /** Everything that a prediction of one run depends on, beside the cluster's figures. */
 export interface RunInputs {
@@ -65,21 +66,30 @@ export interface FittedParameter {
 
 /** What a calibration found for one kind of cluster. */
 export interface CalibratedKind {
-  /** The kind's nodes with the fitted quantities, of the size of its largest run. */
+  /**
+   * A template: the kind's nodes, links at every level and the fitted quantities. Its own number of nodes does not
+   * matter; see `sizedCluster`.
+   */
   cluster: Cluster;
   parameters: FittedParameter[];
-  /** Of the runs that were fitted to. */
-  residuals: {
-    runs: number;
-    /** Mean of |predicted / measured - 1| of step times, and the mean without the sign. */
-    meanAbsoluteError: number;
-    bias: number;
-  };
+  /** Of the runs that were fitted to: step time predicted / measured - 1. */
+  residuals: { id: string; error: number }[];
 }
 
+/** What `calibrate` finds, by `RunInputs.kind`. */
 export interface Calibration {
   kinds: Record<string, CalibratedKind>;
 }
+
+export interface CalibrateOptions extends RunOptions {
+  /** Where the fit begins: the template of a kind; by default the preset's (`presetTemplate`). */
+  templateOf?: (run: RunInputs) => Cluster;
+  /** Shared with predictions of the same runs. */
+  cache?: PredictionCache;
+}
+
+/** `calibrate` of `fit.ts`: fits the named quantities of each kind to measured runs of it. */
+export type Calibrate = (runs: readonly MeasuredRun[], options?: CalibrateOptions) => Promise<Calibration>;
 
 /** A run with what was measured of it: what a calibration reads. */
 export interface MeasuredRun {
