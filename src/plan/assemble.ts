@@ -216,10 +216,8 @@ function simulatedStep(
 }
 
 /** What the stages of a rank spend their micro-batches on, by the terms of an estimate. */
-function workTerms(
-  sum: (term: (typeof layerTerms)[number] | "transfer" | "host") => number,
-): Estimate["terms"] {
-  const terms = { ...noTerms, pipelineTransfer: sum("transfer"), host: sum("host") };
+function workTerms(sum: (term: (typeof layerTerms)[number] | "transfer") => number): Estimate["terms"] {
+  const terms = { ...noTerms, pipelineTransfer: sum("transfer") };
   for (const term of layerTerms) terms[term] = sum(term);
   return terms;
 }

@@ -1,4 +1,4 @@
-import type { Recompute } from "../contracts/index.js";
+import type { Device, Recompute } from "../contracts/index.js";
 import { stateBytes } from "../cost/memory.js";
 import { exposedSeconds, overlapOf } from "../cost/overlap.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
@@ -15,6 +15,7 @@ export const layerTerms = [
   "expertCommunication",
   "parameterGather",
   "offload",
+  "host",
 ] as const;
 
 /** What a layer takes and holds on a device, all of it summed over layers. */
@@ -23,8 +24,6 @@ export const layerFields = [
   "forward",
   "backward",
   "backwardWeight",
-  "hostForward",
-  "hostBackward",
   "parameters",
   "expertParameters",
   "saved",
@@ -34,7 +33,7 @@ export const layerFields = [
 
 /**
  * One layer under one configuration, for one micro-batch on one device. Forward and backward are the device's seconds
- * with exposed communication and recomputation; `hostForward` and `hostBackward` those of the host that calls it.
+ * with exposed communication and recomputation, and with what they wait for the host that calls them.
  * `saved` stays from forward to backward, `between` from one half of the backward to the other: weight gradients need
  * all that was saved, recomputation included (M_W of Qi et al., ICLR 2024, table 1, is nearly M_B). `weights` are
  * seconds once a step of weight gradients that are partial sums.
@@ -120,9 +119,11 @@ function priceLayer(
   const moving = away ? saved / link : 0;
   const movedForward = exposedSeconds(moving, layer.forwardSeconds, 1);
   const movedBackward = exposedSeconds(moving, busyBackward, 1);
-  const { callSeconds, type } = device.device;
-  const host = type === "cpu" ? undefined : callSeconds;
-  const calls = layer.calls;
+  const host = hostSeconds(layer, configuration, device.device);
+  const hostForward = waitSeconds(layer.forwardSeconds, host.forward);
+  const hostBackward =
+    waitSeconds(layer.backwardSeconds, host.backward) +
+    (recompute === "full" ? waitSeconds(repeats.compute, host.forward) : 0);
   return {
     compute: layer.forwardSeconds + layer.backwardSeconds,
     recompute: repeats.compute,
@@ -132,13 +133,10 @@ function priceLayer(
     expertCommunication: layer.expertSeconds.forward + layer.expertSeconds.backward + repeats.expert,
     parameterGather: gatherForward + gatherBackward,
     offload: movedForward + movedBackward,
-    forward: layer.forwardSeconds + communication.forward + gatherForward + movedForward,
-    backward: busyBackward + communication.backward + gatherBackward + movedBackward,
+    host: hostForward + hostBackward,
+    forward: layer.forwardSeconds + communication.forward + gatherForward + movedForward + hostForward,
+    backward: busyBackward + communication.backward + gatherBackward + movedBackward + hostBackward,
     backwardWeight: layer.backwardWeightSeconds,
-    hostForward: host ? calls.forward * host.forward.value : 0,
-    hostBackward: host
-      ? calls.backward * host.backward.value + (recompute === "full" ? calls.forward * host.forward.value : 0)
-      : 0,
     parameters: layer.parameters,
     expertParameters: layer.expertParameters,
     saved: away ? 0 : saved,
@@ -152,6 +150,31 @@ function priceLayer(
     outputBytes: layer.outputBytes,
     tiedParameters: layer.tiedParameters,
   };
+}
+
+/** Seconds that the host takes to call a layer's kernels; 0 where the calls are in the kernels' times. */
+function hostSeconds(
+  { calls }: LayerCost,
+  { tensor }: Configuration,
+  { type, callSeconds }: Device,
+): { forward: number; backward: number } {
+  if (type === "cpu" || !callSeconds) return { forward: 0, backward: 0 };
+  const { sharded } = callSeconds;
+  const each = (pass: "forward" | "backward") =>
+    callSeconds[pass].value + (tensor > 1 ? (sharded?.[pass].value ?? 0) : 0);
+  return { forward: calls.forward * each("forward"), backward: calls.backward * each("backward") };
+}
+
+/** How sharply the slower of host and device decides: calls and kernels vary, and the queue between them is short. */
+const floorExponent = 6;
+
+/** What a pass takes beyond the device's seconds where the host needs `host` to call it. */
+function waitSeconds(device: number, host: number): number {
+  if (host <= 0) return 0;
+  const larger = Math.max(device, host);
+  const both =
+    larger * ((device / larger) ** floorExponent + (host / larger) ** floorExponent) ** (1 / floorExponent);
+  return both - device;
 }
 
 /**

@@ -18,8 +18,6 @@ import { UpdateCosts, type UpdateSeconds } from "./updateCosts.js";
 export type StageSeconds = UpdateSeconds &
   Record<(typeof layerTerms)[number], number> & {
     transfer: number;
-    /** Seconds that the device waits for the host's calls. */
-    host: number;
     forward: number;
     backward: number;
     /** Part of `backward` that makes gradients of parameters. */
@@ -110,11 +108,8 @@ export class StageCosts {
   /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
   passSeconds(stage: number, start: number, end: number): number {
     const ends = this.#endSums(stage);
-    const forward = this.#range("forward", start, end) + ends.forward;
-    const backward = this.#range("backward", start, end) + ends.backward;
-    const hostForward = this.#range("hostForward", start, end) + ends.hostForward;
-    const hostBackward = this.#range("hostBackward", start, end) + ends.hostBackward;
-    return Math.max(forward, hostForward) + Math.max(backward, hostBackward) + this.#transfers(stage);
+    const blocks = this.#range("forward", start, end) + this.#range("backward", start, end);
+    return blocks + ends.forward + ends.backward + this.#transfers(stage);
   }
 
   /** Seconds of one micro-batch with transfers, by direction. */
@@ -126,8 +121,8 @@ export class StageCosts {
     const ends = this.#endSums(stage);
     const sum = (field: LayerField) => this.#range(field, start, end) + ends[field];
     return {
-      forward: Math.max(sum("forward"), sum("hostForward")) + (this.#transferSeconds[stage] ?? 0),
-      backward: Math.max(sum("backward"), sum("hostBackward")) + (this.#transferSeconds[stage - 1] ?? 0),
+      forward: sum("forward") + (this.#transferSeconds[stage] ?? 0),
+      backward: sum("backward") + (this.#transferSeconds[stage - 1] ?? 0),
       backwardWeight: sum("backwardWeight"),
     };
   }
@@ -140,11 +135,8 @@ export class StageCosts {
       (typeof layerTerms)[number],
       number
     >;
-    const host =
-      Math.max(0, sum("hostForward") - sum("forward")) + Math.max(0, sum("hostBackward") - sum("backward"));
     return {
       ...terms,
-      host,
       transfer: this.#transfers(stage),
       ...this.passes(stage, start, end),
       ...this.onceSeconds(stage, start, end),
