@@ -2,6 +2,7 @@ import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../c
 import { callCount, type PassSeconds } from "../cost/operator.js";
 import type { Placement } from "../cost/placement.js";
 import { scaledFlops } from "../models/workload.js";
+import { eliminate } from "../solver/eliminate.js";
 import { solve } from "../solver/index.js";
 import { addSeconds, contextExchange, expertExchange } from "./exchanges.js";
 import {
@@ -67,6 +68,11 @@ export interface LayerCost {
  */
 export async function solveLayer(input: LayerProblemInput, signal?: AbortSignal): Promise<LayerCost> {
   const built = buildLayerProblem(input);
+  const exact = eliminate(built.problem);
+  if (exact && Number.isFinite(exact.objective)) {
+    const strategies = input.operators.map((_, i) => built.strategies[i]![exact.assignment[i]!]!);
+    return priceLayer(input, built, strategies, exact.objective, exact.objective);
+  }
   const solution = await solve(built.problem, { seconds: 30, signal });
   if (solution.status === "infeasible") {
     throw new MpoptError(
