@@ -1,7 +1,7 @@
 import { clusterPreset, evenLevels } from "../cluster/index.js";
 import type { Cluster, Level, Quantity } from "../contracts/index.js";
 import type { Hardware } from "./kinds.js";
-import type { ClusterOf, RunInputs } from "./types.js";
+import type { ClusterOf, RunInputs, TemplateOf } from "./types.js";
 
 /** Nodes of a template: two of the widest domains that a preset has, so that every level is there. */
 const templateNodes = 36;
@@ -94,7 +94,7 @@ export class SizedClusters {
  * Clusters of each kind from its template, equal sizes sharing one object.
  * @param templateOf asked once a kind; by default the preset with what is known of the kind's hardware.
  */
-export function clustersOfKinds(templateOf: (run: RunInputs) => Cluster = presetTemplate): ClusterOf {
+export function clustersOfKinds(templateOf: TemplateOf = presetTemplate): ClusterOf {
   const kinds = new Map<string, SizedClusters>();
   return (run) => {
     let sizes = kinds.get(run.kind);

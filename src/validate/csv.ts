@@ -90,9 +90,9 @@ function readRecords(text: string, where: string): RawRecord[] {
       let end = at;
       while (end < text.length && text[end] !== "," && text[end] !== "\n") end++;
       field = text.slice(at, end);
+      if (text[end] !== "," && field.endsWith("\r")) field = field.slice(0, -1);
       at = end;
     }
-    if (text[at] !== "," && field.endsWith("\r")) field = field.slice(0, -1);
     fields.push(field);
     if (text.startsWith("\r\n", at)) at++;
     if (text[at] === ",") {

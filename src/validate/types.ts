@@ -52,6 +52,9 @@ export interface Prediction {
  */
 export type ClusterOf = (run: RunInputs) => Cluster | string;
 
+/** The cluster of a run's kind, whose number of nodes does not matter; asked once a kind. */
+export type TemplateOf = (run: RunInputs) => Cluster;
+
 /** One physical quantity that was fitted to runs of a kind. */
 export interface FittedParameter {
   /** Path in the cluster document, such as `devices[0].efficiency.gemm`. */
@@ -83,7 +86,7 @@ export interface Calibration {
 
 export interface CalibrateOptions extends RunOptions {
   /** Where the fit begins: the template of a kind; by default the preset's (`presetTemplate`). */
-  templateOf?: (run: RunInputs) => Cluster;
+  templateOf?: TemplateOf;
   /** Shared with predictions of the same runs. */
   cache?: PredictionCache;
 }

@@ -1,0 +1,115 @@
+import { MpoptError, type RunOptions } from "../contracts/index.js";
+import { clustersOfKinds, presetTemplate } from "./clusters.js";
+import { type RunRecord, runRecords } from "./columns.js";
+import type { CsvTable } from "./csv.js";
+import { PredictionCache, predictAll } from "./predict.js";
+import { runInputs } from "./row.js";
+import { type Score, score } from "./score.js";
+import { scoreable } from "./scoreable.js";
+import type {
+  Calibrate,
+  Calibration,
+  MeasuredRun,
+  Prediction,
+  RunInputs,
+  TemplateOf,
+  Unpredicted,
+} from "./types.js";
+
+/** Runs of a file: those that can be predicted, and why the others cannot. */
+export interface ReadRuns {
+  records: RunRecord[];
+  runs: RunInputs[];
+  unpredicted: Unpredicted[];
+}
+
+/** Reads the runs of a table. @throws MpoptError E_FIELD as `runRecords` and `runInputs`. */
+export function readRuns(table: CsvTable): ReadRuns {
+  const records = runRecords(table);
+  const result: ReadRuns = { records, runs: [], unpredicted: [] };
+  for (const { id, fields } of records) {
+    const run = runInputs(fields);
+    if (typeof run === "string") result.unpredicted.push({ id, reason: run });
+    else result.runs.push(run);
+  }
+  return result;
+}
+
+/** Runs that something was measured of, for a fit. */
+export function measuredRuns({ records, runs }: ReadRuns): MeasuredRun[] {
+  const byId = new Map(records.map((record) => [record.id, record]));
+  return runs.flatMap((run) => {
+    const record = byId.get(run.id)!;
+    const { stepSeconds, memoryGiB, ran } = scoreable(record);
+    if (ran === undefined) return [];
+    const { choiceGroup } = record.measured;
+    return [{ run, stepSeconds, memoryGiB, outOfMemory: !ran, choiceGroup }];
+  });
+}
+
+export interface ValidateOptions extends RunOptions {
+  /** Measured runs that a calibration is fitted to before anything is predicted. */
+  calibrateWith?: CsvTable;
+  calibrate?: Calibrate;
+  /** Clusters by their kind, from an earlier calibration; other kinds take the presets. */
+  templates?: ReadonlyMap<string, ReturnType<TemplateOf>>;
+}
+
+export interface Validation {
+  /** In the order of the file. */
+  predictions: Prediction[];
+  /** In the order of the file. */
+  unpredicted: Unpredicted[];
+  score: Score;
+  /** Kinds of predicted runs that no calibration covers: they were predicted from presets. */
+  uncalibrated: string[];
+  calibration?: Calibration;
+  /** Whether the file holds any measured figure to score against. */
+  measured: boolean;
+}
+
+/**
+ * Predicts every run of a table and scores the predictions against what the table says was measured.
+ * @throws MpoptError E_FIELD for fields that cannot be read, E_USAGE for a calibration without a single measured run,
+ *   E_CANCELLED.
+ */
+export async function validateRuns(table: CsvTable, options: ValidateOptions = {}): Promise<Validation> {
+  const { signal, onProgress } = options;
+  const read = readRuns(table);
+  const cache = new PredictionCache();
+  let templates = options.templates;
+  let calibration: Calibration | undefined;
+  if (options.calibrateWith && options.calibrate) {
+    const few = measuredRuns(readRuns(options.calibrateWith));
+    if (few.length === 0) {
+      throw new MpoptError(
+        "E_USAGE",
+        `Expected measured runs to calibrate with in ${options.calibrateWith.where} but found none that can be predicted.`,
+        ["A measured run gives step_time_s or memory_GiB beside model, GPUs and plan."],
+      );
+    }
+    const templateOf: TemplateOf = (run) => options.templates?.get(run.kind) ?? presetTemplate(run);
+    calibration = await options.calibrate(few, { templateOf, cache, signal, onProgress });
+    templates = new Map([
+      ...(templates ?? []),
+      ...Object.entries(calibration.kinds).map(([kind, { cluster }]) => [kind, cluster] as const),
+    ]);
+  }
+  const uncalibrated = new Set<string>();
+  const clusterOf = clustersOfKinds((run) => {
+    const known = templates?.get(run.kind);
+    if (!known && templates) uncalibrated.add(run.kind);
+    return known ?? presetTemplate(run);
+  });
+  const { predictions, unpredicted } = await predictAll(read.runs, clusterOf, cache, { signal, onProgress });
+  const order = new Map(read.records.map(({ id }, i) => [id, i]));
+  const inOrder = (a: { id: string }, b: { id: string }) => order.get(a.id)! - order.get(b.id)!;
+  return {
+    predictions,
+    unpredicted: [...read.unpredicted, ...unpredicted].sort(inOrder),
+    score: score(read.records, predictions),
+    uncalibrated: [...uncalibrated],
+    ...(calibration ? { calibration } : {}),
+    measured: read.records.some((record) => scoreable(record).ran !== undefined),
+  };
+}
