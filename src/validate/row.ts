@@ -17,17 +17,7 @@ import type { RunInputs } from "./types.js";
 class Refusal extends Error {}
 
 /** Columns without which nothing can be said. */
-const needed: readonly InputColumn[] = [
-  "layers",
-  "hidden",
-  "heads",
-  "seq",
-  "gpu",
-  "n_gpus",
-  "tp",
-  "pp",
-  "global_batch",
-];
+const needed: readonly InputColumn[] = ["layers", "hidden", "heads", "seq", "gpu", "n_gpus", "tp", "pp"];
 
 /**
  * What a record asks to be predicted.
@@ -60,18 +50,12 @@ function readRun(fields: RunFields): RunInputs {
   }
   const sequence = fields.count("seq")!;
   const model = readModel(fields, software, tensor);
-  const globalBatch = fields.count("global_batch")!;
-  const microBatch = fields.count("micro_batch") ?? 1;
-  const microBatches = globalBatch / (data * microBatch);
-  if (!Number.isInteger(microBatches)) {
-    throw new Refusal(
-      `a global batch of ${globalBatch} is no whole number of micro-batches of ${microBatch} on ${data} replicas`,
-    );
-  }
+  const { globalBatch, microBatch, microBatches } = readBatch(fields, data);
   const layers = model.layers.filter((layer) => layer.kind === "block").length;
   const schedule = readSchedule(fields, pipeline, layers);
   const sharding = readZero(fields, software, { ranks: data * context, devicesPerNode });
   const recompute = readRecompute(fields, layers / (pipeline * schedule.chunks));
+  const sequenceParallel = fields.flag("sp") ?? software.sequenceParallel;
   const configuration: Configuration = {
     tensor,
     context,
@@ -81,7 +65,7 @@ function readRun(fields: RunFields): RunInputs {
     ...readExperts(fields, software, tensor * data * context, tensor),
     microBatch,
     microBatches,
-    sequenceParallel: tensor > 1 && (fields.flag("sp") ?? software.sequenceParallel),
+    sequenceParallel: tensor > 1 && sequenceParallel,
     ...recompute,
     ...sharding,
     offload: "none",
@@ -131,6 +115,28 @@ function readDegrees(fields: RunFields) {
     );
   }
   return { devices, tensor, pipeline, context, data };
+}
+
+/** Of the batch, the micro-batch and `micro_num` two give the third; a micro-batch that nothing gives is 1. */
+function readBatch(fields: RunFields, data: number) {
+  const printed = fields.note("micro_num");
+  const micros = /^[1-9]\d*$/.test(printed) ? Number(printed) : undefined;
+  const batch = fields.count("global_batch");
+  const given = fields.count("micro_batch");
+  if (batch === undefined) {
+    if (micros === undefined) throw new Refusal("the row does not give global_batch");
+    const microBatch = given ?? 1;
+    return { globalBatch: data * microBatch * micros, microBatch, microBatches: micros };
+  }
+  const perStep = micros === undefined ? 1 : batch / (data * micros);
+  const microBatch = given ?? (Number.isInteger(perStep) ? perStep : 1);
+  const microBatches = batch / (data * microBatch);
+  if (!Number.isInteger(microBatches)) {
+    throw new Refusal(
+      `a global batch of ${batch} is no whole number of micro-batches of ${microBatch} on ${data} replicas`,
+    );
+  }
+  return { globalBatch: batch, microBatch, microBatches };
 }
 
 function readModel(fields: RunFields, software: Software, tensor: number): Model {
