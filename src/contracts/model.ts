@@ -23,6 +23,8 @@ export const tensorSchema = z.object({
   name: z.string().optional(),
   /** The id of the parameter that this one shares its storage with (tied embeddings). */
   tiedTo: identifier.optional(),
+  /** True for a parameter of multi-token prediction: trained, but no part of the published count. */
+  auxiliary: z.boolean().optional(),
 });
 
 /** A tensor as an operator sees it: which of the operator's loop dimensions runs over each axis. */
@@ -119,12 +121,16 @@ export const architectureSchema = z.object({
   norm: z.enum(["layer_norm", "rms_norm"]),
   normEpsilon: z.number().positive().optional(),
   tiedEmbeddings: z.boolean(),
-  positions: z.enum(["rotary", "learned", "none"]),
+  positions: z.enum(["rotary", "learned", "alibi", "none"]),
   ropeTheta: z.number().positive().optional(),
   rotaryFraction: z.number().positive().optional(),
   attentionBias: z.boolean(),
   mlpBias: z.boolean(),
   slidingWindow: positiveInteger.optional(),
+  /** Pieces that see themselves only, in place of a window that slides (Llama 4). */
+  attentionChunk: positiveInteger.optional(),
+  /** Where a window or pieces bound attention: the last of every so many layers sees all keys; absent, none does. */
+  fullAttentionEvery: positiveInteger.optional(),
   parallelResidual: z.boolean().optional(),
   queryKeyNorm: z.boolean().optional(),
   experts: z
@@ -136,8 +142,12 @@ export const architectureSchema = z.object({
       sharedFfn: z.int().nonnegative(),
       /** Leading layers without experts. */
       denseLayers: z.int().nonnegative(),
+      /** From there on one layer of so many has experts; each where absent. */
+      every: positiveInteger.optional(),
     })
     .optional(),
+  /** Further tokens predicted at each position by layers of their own, beside `layers` (DeepSeek-V3). */
+  nextTokenPredictions: positiveInteger.optional(),
   /** Multi-head latent attention (DeepSeek-V2). */
   latent: z
     .object({

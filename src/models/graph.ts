@@ -22,6 +22,11 @@ export interface Kernels {
    * of it (Megatron-LM before flash attention). `flash` by default.
    */
   attention?: "flash" | "materialized";
+  /**
+   * Between materialised products: one `fused` kernel of 16-bit scores and probabilities, or `unfused` kernels with
+   * f32 between them. `fused` by default.
+   */
+  softmax?: "fused" | "unfused";
   /** Dropout of attention probabilities and of each branch's output; none by default. */
   dropout?: boolean;
 }
@@ -56,6 +61,10 @@ export interface LayerSpec {
   modules: readonly string[];
   /** Name of the block that the layer joins; layers with equal operators share a block. */
   block: string;
+  /** Ids of the layers whose outputs it reads; the layer before it by default. */
+  predecessors?: string[];
+  /** Its parameters serve training alone, and published counts leave them out. */
+  auxiliary?: boolean;
 }
 
 /** Axes that run over a shorter part of another loop dimension wherever they occur. */
@@ -90,6 +99,7 @@ export class GraphBuilder {
   /** Block id → its layers and what their operators look like. */
   readonly #blocks = new Map<string, { layers: string[]; signature: string }>();
   #scope = "";
+  #auxiliary = false;
 
   constructor(reference: Workload, kernels: Kernels = {}) {
     this.#reference = reference;
@@ -132,6 +142,7 @@ export class GraphBuilder {
       kind: "parameter",
       name,
       ...(options.tiedTo ? { tiedTo: options.tiedTo.id } : {}),
+      ...(this.#auxiliary ? { auxiliary: true } : {}),
     });
   }
 
@@ -161,6 +172,7 @@ export class GraphBuilder {
   /** Opens a layer, builds its operators, and puts it into the block of its equals. */
   layer<T>(spec: LayerSpec, build: () => T): T {
     this.#scope = spec.id;
+    this.#auxiliary = spec.auxiliary === true;
     const start = this.#operators.length;
     const result = build();
     const end = this.#operators.length;
@@ -182,7 +194,7 @@ export class GraphBuilder {
       modules: [...spec.modules],
       operators: { start, end },
       block,
-      predecessors: this.#layers.slice(-1).map((layer) => layer.id),
+      predecessors: spec.predecessors ?? this.#layers.slice(-1).map((layer) => layer.id),
     });
     return result;
   }
@@ -238,9 +250,12 @@ export class GraphBuilder {
   }
 }
 
-/** Elements of all parameters; a tied one shares the storage of another and is not counted again. */
+/**
+ * Elements of all parameters. A tied one shares the storage of another and is not counted again; auxiliary ones
+ * are not part of the model that training leaves.
+ */
 export function countParameters(tensors: readonly Tensor[]): number {
   return tensors
-    .filter((tensor) => tensor.kind === "parameter" && tensor.tiedTo === undefined)
+    .filter(({ kind, tiedTo, auxiliary }) => kind === "parameter" && tiedTo === undefined && !auxiliary)
     .reduce((sum, tensor) => sum + tensor.shape.reduce((all, size) => all * size, 1), 0);
 }

@@ -1,10 +1,12 @@
 import { basename, dirname } from "node:path";
 import { type Model, MpoptError } from "../contracts/index.js";
+import type { DocumentContext } from "./context.js";
+import { importBloom } from "./huggingface/bloom.js";
 import { deepseekImporter } from "./huggingface/deepseek.js";
 import { ConfigFields } from "./huggingface/fields.js";
 import { importGpt2 } from "./huggingface/gpt2.js";
 import { importGptNeox } from "./huggingface/gptNeox.js";
-import type { ImportContext, Importer } from "./huggingface/importer.js";
+import type { Importer } from "./huggingface/importer.js";
 import { llamaImporter } from "./huggingface/llama.js";
 import { importOpt } from "./huggingface/opt.js";
 import { checkWorkload } from "./workload.js";
@@ -15,13 +17,22 @@ const importers: Readonly<Record<string, Importer>> = {
   qwen2: llamaImporter("qwen2"),
   qwen3: llamaImporter("qwen3"),
   gemma2: llamaImporter("gemma2"),
+  gemma3_text: llamaImporter("gemma3_text"),
+  nemotron: llamaImporter("nemotron"),
   gpt2: importGpt2,
   opt: importOpt,
   gpt_neox: importGptNeox,
+  bloom: importBloom,
   mixtral: llamaImporter("mixtral"),
+  qwen2_moe: llamaImporter("qwen2_moe"),
   qwen3_moe: llamaImporter("qwen3_moe"),
+  gpt_oss: llamaImporter("gpt_oss"),
+  llama4_text: llamaImporter("llama4_text"),
+  glm4_moe: llamaImporter("glm4_moe"),
   deepseek_v2: deepseekImporter("deepseek_v2"),
   deepseek_v3: deepseekImporter("deepseek_v3"),
+  // Kimi K2 is DeepSeek-V3 with other dimensions.
+  kimi_k2: deepseekImporter("deepseek_v3"),
 };
 
 /** Class names of the families, for configurations that name their class alone. */
@@ -31,11 +42,18 @@ const classes: Readonly<Record<string, string>> = {
   Qwen2: "qwen2",
   Qwen3: "qwen3",
   Gemma2: "gemma2",
+  Gemma3: "gemma3_text",
+  Nemotron: "nemotron",
   GPT2: "gpt2",
   OPT: "opt",
   GPTNeoX: "gpt_neox",
+  Bloom: "bloom",
   Mixtral: "mixtral",
+  Qwen2Moe: "qwen2_moe",
   Qwen3Moe: "qwen3_moe",
+  GptOss: "gpt_oss",
+  Llama4: "llama4_text",
+  Glm4Moe: "glm4_moe",
   DeepseekV2: "deepseek_v2",
   DeepseekV3: "deepseek_v3",
 };
@@ -89,9 +107,9 @@ function familyOf(config: Readonly<Record<string, unknown>>, fields: ConfigField
  * Turns a Hugging Face `config.json` into a model document, at one sequence of at most 4096 tokens unless
  * `context.reference` says otherwise. Fused runtimes are assumed: one operator for q, k, v, and flash attention
  * unless `context.kernels` says otherwise.
- * Parameters are those that training updates and that published counts include; quantisation scales, rotary
- * buffers and multi-token prediction layers are left out. Module and parameter names are those of
- * transformers 5.
+ * Parameters are those that training updates; quantisation scales and rotary buffers are left out. Layers of
+ * multi-token prediction are built where the configuration counts them, and left out of `parameterCount`, as of
+ * published counts. Module and parameter names are those of transformers 5.
  * @param where the file, or the words that name the configuration in an error.
  * @throws MpoptError E_ARCHITECTURE for a family that is not supported, E_FIELD for a field that is missing,
  * of the wrong type, or does not fit the others, E_USAGE for a reference beyond learned positions.
@@ -99,7 +117,7 @@ function familyOf(config: Readonly<Record<string, unknown>>, fields: ConfigField
 export function importHuggingFace(
   config: unknown,
   where: string,
-  context: Partial<ImportContext> = {},
+  context: Partial<DocumentContext> = {},
 ): Model {
   if (typeof config !== "object" || config === null || Array.isArray(config)) {
     const found = Array.isArray(config) ? "a list" : config === null ? "null" : `a ${typeof config}`;

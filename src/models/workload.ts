@@ -22,12 +22,15 @@ export type { Workload } from "./graph.js";
  *
  * Without a mask every query sees all s keys: s^2. A causal mask halves that, s^2 / 2, as flash-attention
  * kernels skip the blocks above the diagonal (Dao, FlashAttention-2, 2023, section 3.1.1, counts FLOPs so). In
- * a causal window of w < s keys, query i sees min(i, w) of them: w s - w (w - 1) / 2 in sum.
+ * a causal window of w < s keys, query i sees min(i, w) of them: w s - w (w - 1) / 2 in sum. Where the window is
+ * one of the pieces that the sequence is cut into (`chunked`), every piece is a causal sequence of its own.
  */
-export function attentionPairs(sequence: number, causal: boolean, window?: number): number {
+export function attentionPairs(sequence: number, causal: boolean, window?: number, chunked = false): number {
   if (!causal) return sequence * sequence;
-  if (window !== undefined && window < sequence) return window * sequence - (window * (window - 1)) / 2;
-  return (sequence * sequence) / 2;
+  if (window === undefined || window >= sequence) return (sequence * sequence) / 2;
+  if (!chunked) return window * sequence - (window * (window - 1)) / 2;
+  const rest = sequence % window;
+  return (window * (sequence - rest) + rest * rest) / 2;
 }
 
 /** Tokens whose keys the queries of a workload meet. */
@@ -85,7 +88,9 @@ export function scaledFlops(
   }
   if (windowed) {
     const causal = operator.attributes?.causal === true;
-    const pairs = (at: Workload) => attentionPairs(keysOf(at), causal, window) * (at.sequence / keysOf(at));
+    const chunked = operator.attributes?.chunked === true;
+    const pairs = (at: Workload) =>
+      attentionPairs(keysOf(at), causal, window, chunked) * (at.sequence / keysOf(at));
     divisor *= pairs(reference);
     factor *= pairs(workload);
   }

@@ -1,9 +1,11 @@
 import type { Tensor } from "../../contracts/index.js";
+import { referenceWorkload } from "../context.js";
+import { attention, separateQkv } from "../decoder/attention.js";
+import { learnedPositions, outputHead, tokenEmbedding } from "../decoder/ends.js";
+import { add, mlp, norm, projection } from "../decoder/parts.js";
 import { type Axes, GraphBuilder } from "../graph.js";
-import { attention, separateQkv } from "./attention.js";
 import type { ConfigFields } from "./fields.js";
-import { type Importer, referenceWorkload } from "./importer.js";
-import { add, learnedPositions, mlp, norm, outputHead, projection, tokenEmbedding } from "./parts.js";
+import type { Importer } from "./importer.js";
 
 /**
  * OPT: learned positions with an offset of two, ReLU, and for the 350M size a narrower word embedding with a

@@ -20,12 +20,12 @@ const normFlops = {
 } as const;
 
 /** Arithmetic operations an element, forward: exp, add, divide, multiply for silu; the tanh form for gelu. */
-const activationFlops: Readonly<Record<string, number>> = { silu: 4, gelu: 8, relu: 1 };
+const activationFlops: Readonly<Record<string, number>> = { silu: 4, gelu: 8, relu: 1, squared_relu: 2 };
 
-const tokenAxes = ["batch", "sequence", "choice"];
+const tokenAxes = ["batch", "sequence", "choice", "prediction"];
 
 /** The axes of a tensor that are features of one token. */
-const features = (tensor: Tensor): Axes => without(axesOf(tensor), ...tokenAxes);
+export const features = (tensor: Tensor): Axes => without(axesOf(tensor), ...tokenAxes);
 
 export interface NormSpec {
   id: string;
@@ -80,7 +80,8 @@ export interface LinearSpec {
 /** A linear operator of one or several weights over one input, which it saves. */
 export function linear(g: GraphBuilder, spec: LinearSpec, x: Tensor): void {
   const weightElements = spec.weights.reduce((sum, weight) => sum + elements(axesOf(weight)), 0);
-  const forward = 2 * g.batch * g.sequence * weightElements;
+  const tokens = elements(axesOf(x)) / elements(features(x));
+  const forward = 2 * tokens * weightElements;
   g.operator({
     id: spec.id,
     kind: "linear",
@@ -150,6 +151,27 @@ export function add(g: GraphBuilder, id: string, module: string, ...terms: Tenso
   return out;
 }
 
+/** The tensors one behind the other along a new or a wider axis: a copy; saves nothing. */
+export function join(
+  g: GraphBuilder,
+  spec: { id: string; module: string; axes: Axes; as?: Readonly<Record<string, string>> },
+  ...parts: Tensor[]
+): Tensor {
+  const out = g.activation(`${spec.id}.out`, spec.axes);
+  g.operator({
+    id: spec.id,
+    kind: "elementwise",
+    name: "concat",
+    module: spec.module,
+    inputs: parts.map((tensor) => ({ tensor, as: spec.as ?? {} })),
+    outputs: [out],
+    dims: spec.axes,
+    flops: { forward: 0, backward: 0 },
+    saved: [],
+  });
+  return out;
+}
+
 /** Multiplies by a constant, or caps through tanh (Gemma 2); the cap saves its output. */
 export function rescale(g: GraphBuilder, name: "scale" | "soft_cap", module: string, x: Tensor): Tensor {
   const axes = axesOf(x);
@@ -168,13 +190,17 @@ export function rescale(g: GraphBuilder, name: "scale" | "soft_cap", module: str
   return out;
 }
 
-/** The function that an activation computes, without its variant: silu, gelu, relu, or the name as given. */
+/** The function that an activation computes, without its variant: silu, gelu, relu, squared_relu, or as given. */
 export function activationKind(name: string): string {
   if (name === "swish" || name === "silu") return "silu";
+  if (name === "relu2") return "squared_relu";
   return name.startsWith("gelu") ? "gelu" : name;
 }
 
-/** An activation function, times `up` where the MLP is gated. Saves its inputs; relu its output. */
+/**
+ * An activation function, times `up` where the MLP is gated. Saves its inputs; relu its output. The square of
+ * relu saves one tensor as well, relu's output, as large as the input.
+ */
 export function activate(
   g: GraphBuilder,
   spec: { id?: string; activation: string; module: string },
@@ -202,23 +228,23 @@ export function activate(
   return out;
 }
 
-export interface MlpSpec {
-  /** Prefix of the operators' ids. */
-  prefix?: string;
-  module: string;
-  /** Names of the submodules, outer projection last. */
+/** Names of an MLP's submodules. */
+export interface MlpNames {
   up: string;
   down: string;
   /** Present where the MLP is gated. */
   gate?: string;
+}
+
+export interface MlpSpec extends MlpNames {
+  /** Prefix of the operators' ids. */
+  prefix?: string;
+  module: string;
   ffn: number;
   activation: string;
   bias: boolean;
   inputFirst?: boolean;
 }
-
-/** Submodules of the gated MLP in Llama and its relatives. */
-export const gatedNames = { gate: "gate_proj", up: "up_proj", down: "down_proj" } as const;
 
 /** A feed-forward network, gated or plain; returns its output before the residual. */
 export function mlp(g: GraphBuilder, spec: MlpSpec, x: Tensor): Tensor {
@@ -247,106 +273,16 @@ export function mlp(g: GraphBuilder, spec: MlpSpec, x: Tensor): Tensor {
     );
     inner = gateOut;
   } else {
-    const up = { id: spec.up, module: `${module}.${spec.up}`, out: { ffn } };
+    const up = { id: `${prefix}${spec.up}`, module: `${module}.${spec.up}`, out: { ffn } };
     inner = projection(g, { ...up, bias: spec.bias, inputFirst: spec.inputFirst }, x);
   }
   const kind = activationKind(spec.activation);
   const activated = activate(
     g,
-    { id: prefix ? `${prefix}${kind}_mul` : undefined, activation: spec.activation, module },
+    { id: prefix ? `${prefix}${kind}${up ? "_mul" : ""}` : undefined, activation: spec.activation, module },
     inner,
     up,
   );
   const down = { id: `${prefix}${spec.down}`, module: `${module}.${spec.down}`, out: { hidden } };
   return projection(g, { ...down, bias: spec.bias, inputFirst: spec.inputFirst }, activated);
-}
-
-/** Looks token ids up in a table; saves the ids. */
-export function tokenEmbedding(
-  g: GraphBuilder,
-  spec: { module: string; vocabulary: number; features: Axes },
-): { out: Tensor; weight: Tensor } {
-  const ids = g.input("token_ids", g.tokens, "i64");
-  const weight = g.parameter(`${spec.module}.weight`, { vocabulary: spec.vocabulary, ...spec.features });
-  const out = g.activation("token_embedding.out", { ...g.tokens, ...spec.features });
-  g.operator({
-    id: "token_embedding",
-    kind: "embedding",
-    name: "embedding",
-    module: spec.module,
-    inputs: [ids, weight],
-    outputs: [out],
-    dims: { ...g.tokens, vocabulary: spec.vocabulary, ...spec.features },
-    flops: { forward: 0, backward: 0 },
-    saved: [ids],
-  });
-  return { out, weight };
-}
-
-/** Looks learned positions up and adds them to the token embedding. */
-export function learnedPositions(
-  g: GraphBuilder,
-  spec: { module: string; addModule: string; positions: number },
-  x: Tensor,
-): Tensor {
-  const { hidden } = axesOf(x) as { hidden: number };
-  const ids = g.input("position_ids", { sequence: g.sequence }, "i64");
-  const weight = g.parameter(`${spec.module}.weight`, { position: spec.positions, hidden });
-  const looked = g.activation("position_embedding.out", { sequence: g.sequence, hidden });
-  g.operator({
-    id: "position_embedding",
-    kind: "embedding",
-    name: "embedding",
-    module: spec.module,
-    inputs: [ids, weight],
-    outputs: [looked],
-    dims: { sequence: g.sequence, position: spec.positions, hidden },
-    fixed: ["position"],
-    flops: { forward: 0, backward: 0 },
-    saved: [ids],
-  });
-  const out = g.activation("add_positions.out", axesOf(x));
-  const flops = elements(axesOf(x));
-  g.operator({
-    id: "add_positions",
-    kind: "elementwise",
-    name: "add",
-    module: spec.addModule,
-    inputs: [x, looked],
-    outputs: [out],
-    dims: axesOf(x),
-    flops: { forward: flops, backward: flops },
-    saved: [],
-  });
-  return out;
-}
-
-/**
- * The projection to the vocabulary and the loss. Logits are f32, as the loss is computed in it; they are what
- * the loss saves.
- */
-export function outputHead(
-  g: GraphBuilder,
-  spec: { module: string; vocabulary: number; tiedTo?: Tensor; softCap?: boolean },
-  x: Tensor,
-): void {
-  const { vocabulary, module } = spec;
-  const weight = g.parameter(`${module}.weight`, { vocabulary, ...features(x) }, { tiedTo: spec.tiedTo });
-  let logits = g.activation("logits", { ...g.tokens, vocabulary }, "f32");
-  linear(g, { id: "lm_head", module, features: { vocabulary }, weights: [weight], outputs: [logits] }, x);
-  if (spec.softCap) logits = rescale(g, "soft_cap", "", logits);
-  const labels = g.input("labels", g.tokens, "i64");
-  const loss = g.activation("loss", {}, "f32");
-  const count = elements(axesOf(logits));
-  g.operator({
-    kind: "cross_entropy",
-    name: "cross_entropy",
-    module: "",
-    inputs: [logits, labels],
-    outputs: [loss],
-    dims: axesOf(logits),
-    // Forward: maximum, difference, exponential, sum. Backward: softmax minus one-hot, times the gradient.
-    flops: { forward: 4 * count, backward: 2 * count },
-    saved: [logits, labels],
-  });
 }

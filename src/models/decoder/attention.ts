@@ -1,6 +1,7 @@
 import type { Tensor } from "../../contracts/index.js";
 import { type Axes, axesOf, elements, type GraphBuilder, without } from "../graph.js";
 import { attentionPairs } from "../workload.js";
+import { materializedAttention } from "./materialized.js";
 import { linear } from "./parts.js";
 
 export interface Heads {
@@ -119,8 +120,23 @@ export interface AttentionSpec {
   module: string;
   /** Keys that a query sees at most, itself included. */
   window?: number;
+  /** The sequence is cut into pieces of `window` tokens, which see themselves only. */
+  chunked?: boolean;
   softCap?: boolean;
+  /** Scores are biased by the distance of query and key (ALiBi, Press et al. 2022), inside the kernel. */
+  alibi?: boolean;
+  /** One learned score a head, a parameter [head]. */
+  sinks?: Tensor;
 }
+
+/** Attributes of all attention operators. */
+const attributesOf = (spec: AttentionSpec) => ({
+  causal: true,
+  ...(spec.window === undefined ? {} : { window: spec.window }),
+  ...(spec.chunked ? { chunked: true } : {}),
+  ...(spec.softCap ? { softCap: true } : {}),
+  ...(spec.alibi ? { alibi: true } : {}),
+});
 
 /**
  * Causal scaled dot-product attention in the flash form: saves q, k, v, its output and one f32 log-sum-exp a
@@ -141,13 +157,18 @@ export function attention(g: GraphBuilder, spec: AttentionSpec, qkv: QueryKeyVal
   const valueSize = value.shape.at(-1)!;
   const out = g.activation("attention.out", { ...g.tokens, head, [valueAxis]: valueSize });
   const logSumExp = g.activation("log_sum_exp", { batch: g.batch, head, sequence: g.sequence }, "f32");
-  const perFeature = 2 * g.batch * head * attentionPairs(g.sequence, true, spec.window);
+  const perFeature = 2 * g.batch * head * attentionPairs(g.sequence, true, spec.window, spec.chunked);
   const asKeys = { sequence: "keySequence" };
   g.operator({
     kind: "attention",
     name: "attention",
     module: spec.module,
-    inputs: [query, { tensor: key, as: asKeys }, { tensor: value, as: asKeys }],
+    inputs: [
+      query,
+      { tensor: key, as: asKeys },
+      { tensor: value, as: asKeys },
+      ...(spec.sinks ? [spec.sinks] : []),
+    ],
     outputs: [out, logSumExp],
     dims: {
       batch: g.batch,
@@ -163,93 +184,7 @@ export function attention(g: GraphBuilder, spec: AttentionSpec, qkv: QueryKeyVal
       backward: perFeature * (3 * headFeature + 2 * valueSize),
     },
     saved: [query, key, value, out, logSumExp],
-    attributes: {
-      causal: true,
-      ...(spec.window === undefined ? {} : { window: spec.window }),
-      ...(spec.softCap ? { softCap: true } : {}),
-    },
-  });
-  return out;
-}
-
-/**
- * Attention that writes its scores: two batched products over all pairs, a softmax with the mask between them
- * (one fused kernel, as in Megatron-LM), and dropout. Saves q, k, v, the probabilities, and with dropout its
- * mask and what it leaves: 5 bytes a pair and head (Korthikanti et al. 2022, section 4.1: 5 a s^2 b).
- */
-function materializedAttention(
-  g: GraphBuilder,
-  spec: AttentionSpec,
-  { query, key, value }: QueryKeyValue,
-): Tensor {
-  const { head, headFeature } = axesOf(query) as { head: number; headFeature: number };
-  const valueAxis = value.axes.at(-1)!;
-  const valueSize = value.shape.at(-1)!;
-  const pairs = { batch: g.batch, head, sequence: g.sequence, keySequence: g.sequence };
-  const asKeys = { sequence: "keySequence" };
-  const attributes = { causal: true, materialized: true };
-  const core = { kind: "attention" as const, module: spec.module, attributes };
-  const product = (features: number) => ({
-    forward: 2 * features * elements(pairs),
-    backward: 4 * features * elements(pairs),
-  });
-  const fixed = ["sequence", "keySequence"];
-
-  const scores = g.activation("scores", pairs);
-  g.operator({
-    ...core,
-    id: "scores",
-    name: "attention_scores",
-    inputs: [query, { tensor: key, as: asKeys }],
-    outputs: [scores],
-    dims: { ...pairs, headFeature },
-    fixed: [...fixed, "headFeature"],
-    flops: product(headFeature),
-    saved: [query, key],
-  });
-  const probabilities = g.activation("probabilities", pairs);
-  const perPair = (flops: number) => ({
-    forward: flops * elements(pairs),
-    backward: flops * elements(pairs),
-  });
-  g.operator({
-    ...core,
-    id: "softmax",
-    name: "softmax",
-    inputs: [scores],
-    outputs: [probabilities],
-    dims: pairs,
-    fixed,
-    flops: perPair(spec.softCap ? 8 : 5),
-    saved: [probabilities],
-  });
-  let weights = probabilities;
-  if (g.kernels.dropout) {
-    weights = g.activation("probabilities.dropped", pairs);
-    const mask = g.activation("probabilities.mask", pairs, "bool");
-    g.operator({
-      ...core,
-      id: "attention_dropout",
-      name: "dropout",
-      inputs: [probabilities],
-      outputs: [weights, mask],
-      dims: pairs,
-      fixed,
-      flops: perPair(2),
-      saved: [weights, mask],
-    });
-  }
-  const out = g.activation("attention.out", { ...g.tokens, head, [valueAxis]: valueSize });
-  g.operator({
-    ...core,
-    id: "attention",
-    name: "attention_context",
-    inputs: [weights, { tensor: value, as: asKeys }],
-    outputs: [out],
-    dims: { ...pairs, [valueAxis]: valueSize },
-    fixed: [...fixed, valueAxis],
-    flops: product(valueSize),
-    saved: [value],
+    attributes: attributesOf(spec),
   });
   return out;
 }
