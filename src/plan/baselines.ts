@@ -1,11 +1,12 @@
 import { deviceCount, devicesPerNode } from "../cluster/index.js";
 import type { Baseline, Cluster, Estimate, Job, Model, Recompute, RunOptions } from "../contracts/index.js";
 import { runtimeRefusal, schedulesOfRuntime } from "../schedule/index.js";
-import { describeConfiguration, divisors, largestMicroBatch } from "../search/candidates.js";
+import { describeConfiguration, divisors } from "../search/candidates.js";
 import { type Configuration, type CostModels, singleDevice } from "../search/configuration.js";
 import { costModels } from "../search/joint.js";
 import { LayerChains } from "../search/layerChains.js";
 import { isClosedForm, makeSchedule, type ScheduleChoice } from "../search/scheduleChoices.js";
+import { largestMicroBatch } from "../search/space.js";
 import { StageCosts } from "../search/stageCosts.js";
 import { assembleEstimate } from "./assemble.js";
 

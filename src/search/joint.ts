@@ -11,15 +11,25 @@ import { CommunicationModel } from "../cost/communication.js";
 import { ComputeModel } from "../cost/compute.js";
 import { MemoryModel } from "../cost/memory.js";
 import type { Candidate, Rejected } from "./candidate.js";
-import { enumerateConfigurations, enumerateDegrees } from "./candidates.js";
+import { CandidatePool } from "./candidatePool.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { LayerChains } from "./layerChains.js";
-import { leastSeconds, searchFlush } from "./oneForwardOneBackward.js";
+import { searchFlush } from "./oneForwardOneBackward.js";
 import type { PreparedSchedule } from "./preparedSchedule.js";
-import { fitsNowhere, flushAlternatives, misfits, scheduleAlternatives } from "./rejections.js";
+import {
+  alternativesShown,
+  fitsNowhere,
+  flushAlternatives,
+  misfits,
+  scheduleAlternatives,
+} from "./rejections.js";
 import { openSchedules, scheduleChoices } from "./scheduleChoices.js";
 import { schedulesSearched, searchSchedules } from "./scheduleSearch.js";
-import { StageCosts } from "./stageCosts.js";
+import { Space } from "./space.js";
+import type { StageCosts } from "./stageCosts.js";
+
+/** Candidates that are priced for the sake of alternatives alone. */
+const alternativesPriced = 64;
 
 /** The best configuration, its stages and schedule, and what the search knows about the others. */
 export interface SearchResult {
@@ -82,35 +92,22 @@ export async function searchPlan(
   const names = openSchedules(job);
   const models = costModels(cluster, job);
   const blockLayers = model.layers.filter((layer) => layer.kind === "block").length;
-  const degrees = enumerateDegrees(cluster, job, blockLayers);
-  const configurations = degrees.flatMap((each) => enumerateConfigurations(job, each));
-  if (configurations.length === 0) throw nothingDivides(job);
-  if (!configurations.some((each) => scheduleChoices(job, names, each, blockLayers).length > 0)) {
+  const space = new Space(model, cluster, job);
+  const shapes = space.degrees().flatMap((each) => space.shapes(each));
+  if (shapes.length === 0) throw nothingDivides(job);
+  if (!shapes.some((each) => scheduleChoices(job, names, each, blockLayers).length > 0)) {
     throw noSchedule(job, names);
   }
   const chains = new LayerChains(model, models, options.signal);
-  const candidates: Candidate[] = [];
-  for (const [i, configuration] of configurations.entries()) {
-    options.signal?.throwIfAborted();
-    for (const chain of await chains.chains(configuration)) {
-      const costs = new StageCosts(configuration, chain, models);
-      candidates.push({ configuration, chain, costs, lowerBound: leastSeconds(costs) });
-    }
-    if (i % 256 === 0) {
-      options.onProgress?.({
-        message: `pricing configurations`,
-        fraction: (0.7 * i) / configurations.length,
-      });
-    }
-  }
-  if (candidates.length === 0) throw chains.refusal ?? nothingDivides(job);
-  candidates.sort((a, b) => a.lowerBound - b.lowerBound);
+  const pool = new CandidatePool(space, models, chains);
+  await pool.prepare(shapes, options);
+  if (pool.shapes.length === 0) throw chains.refusal ?? nothingDivides(job);
 
   const result =
     names.join() === "1f1b"
-      ? await provenFlush(candidates, job, elapsed, options)
-      : await bestSchedule(candidates, names, models, elapsed, options);
-  if (!result) throw fitsNowhere(candidates);
+      ? await provenFlush(pool, job, elapsed, options)
+      : await bestSchedule(pool, names, models, elapsed, options);
+  if (!result) throw fitsNowhere(pool.priced);
   const { candidate, bound, objective, ...found } = result;
   return {
     configuration: candidate.configuration,
@@ -123,8 +120,8 @@ export async function searchPlan(
       bound,
       gap: (objective - bound) / objective,
       seconds: elapsed(),
-      space: spaceSearched(job, names),
-      candidates: configurations.length,
+      space: spaceSearched(job, names, space),
+      candidates: pool.configurations,
     },
   };
 }
@@ -136,14 +133,15 @@ type Found = Pick<SearchResult, "costs" | "boundaries" | "schedule" | "rejected"
 };
 
 async function provenFlush(
-  candidates: readonly Candidate[],
+  pool: CandidatePool,
   job: Job,
   elapsed: () => number,
   options: RunOptions,
 ): Promise<Found | undefined> {
-  const found = await searchFlush(candidates, job, elapsed, options);
+  const found = await searchFlush(pool, job, elapsed, options);
   if (!found) return undefined;
   const { candidate, objective } = found;
+  const candidates = alternativesOf(pool, candidate);
   return {
     ...found,
     costs: candidate.costs,
@@ -152,14 +150,28 @@ async function provenFlush(
   };
 }
 
+/** Candidates that were priced, and more of them where few were: others are shown beside the best. */
+function alternativesOf(pool: CandidatePool, chosen: Candidate): Candidate[] {
+  const divisions = new Set<string>();
+  const count = ({ configuration: { tensor, context, pipeline } }: Candidate) =>
+    divisions.add(`${tensor}/${context}/${pipeline}`);
+  for (const each of pool.priced) count(each);
+  for (let i = 0; i < alternativesPriced && divisions.size <= alternativesShown; i++) {
+    const next = pool.next();
+    if (!next) break;
+    count(next);
+  }
+  return [...new Set([chosen, ...pool.priced])].sort((a, b) => a.lowerBound - b.lowerBound);
+}
+
 async function bestSchedule(
-  candidates: readonly Candidate[],
+  pool: CandidatePool,
   names: readonly string[],
   models: CostModels,
   elapsed: () => number,
   options: RunOptions,
 ): Promise<Found | undefined> {
-  const found = await searchSchedules(candidates, names, models, elapsed, options);
+  const found = await searchSchedules(pool, names, models, elapsed, options);
   if (!found) return undefined;
   const { best, bound, visited } = found;
   const { candidate, name, actions, schedule: prepared, costs, boundaries, seconds } = best;
@@ -170,11 +182,11 @@ async function bestSchedule(
     costs,
     boundaries,
     schedule: { name, prepared, ...(actions ? { actions } : {}) },
-    rejected: [...scheduleAlternatives(visited, best), ...misfits(candidates, seconds)],
+    rejected: [...scheduleAlternatives(visited, best), ...misfits(pool.priced, seconds)],
   };
 }
 
-function spaceSearched(job: Job, names: readonly string[]): string {
+function spaceSearched(job: Job, names: readonly string[], space: Space): string {
   const pins = Object.entries(job.pins)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${value}`);
@@ -184,7 +196,7 @@ function spaceSearched(job: Job, names: readonly string[]): string {
       ? "contiguous stages with any number of layers, 1F1B"
       : `contiguous stages with any number of layers, ${schedulesSearched(names, job)}`,
     "every micro-batch that divides the batch, up to 64 sequences",
-    "sequence parallelism on or off, ZeRO 0 or 1, recomputation none, selective or full (one for all stages)",
+    ...space.describe(),
     job.runtime === "any"
       ? "shardings of each distinct layer: the fastest of all splits of named dimensions, and the fastest that every launcher executes"
       : `shardings of each distinct layer: those that runtime ${job.runtime} executes`,

@@ -15,8 +15,8 @@ const misfitsShown = 4;
 const variantsTried = 6;
 
 /** What names one division of the devices. */
-function degreesOf({ configuration: { tensor, pipeline, data } }: Candidate): string {
-  return `${tensor}/${pipeline}/${data}`;
+function degreesOf({ configuration: { tensor, context, pipeline, data, expert } }: Candidate): string {
+  return `${tensor}/${context}/${pipeline}/${data}/${expert}`;
 }
 
 /** The best plan of the chosen degrees' next variant, and of other degrees. */

@@ -126,12 +126,8 @@ export function leastRankSeconds(
 
 /**
  * No schedule with a flush runs a step of the configuration in less, however the layers are cut into stages and
- * chunks; Infinity where none fits the memory. The largest of
+ * chunks; Infinity where none fits the memory. The larger of `timeBound` and
  *
- * - the load of the fullest rank, m times;
- * - the mean over ranks of their load, what lies before their first forward (the r-th rank to start waits for at least
- *   r stages) and, where backwards are whole, behind their last backward;
- * - one micro-batch's way forward and back;
  * - what memory allows: a layer's activations stay from its forward to its backward, so for at least R, the way from
  *   there to the end and back. Over a step of T seconds all ranks hold m Σ savedBytes · R byte-seconds, at most T times
  *   the room that parameters and optimizer leave.
@@ -140,10 +136,35 @@ export function leastRankSeconds(
  * pipeline the time is exact.
  */
 export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: ScheduleTraits): number {
+  const { pipeline, microBatches, recomputeLayers } = costs.configuration;
+  const { layers, total } = passes;
+  // Passes of layers that may be recomputed are bounds themselves.
+  if (pipeline === 1 && recomputeLayers === 0) return wholeSeconds(costs);
+  const room = activationRoom(costs);
+  if (room < total.savedBytes) return Number.POSITIVE_INFINITY;
+  let byteSeconds = 0;
+  let rest = 0;
+  for (const layer of [...layers].reverse()) {
+    rest += layer.forward + layer.backwardInput;
+    byteSeconds += layer.savedBytes * rest;
+  }
+  const memory = room > 0 ? (microBatches * byteSeconds) / room : 0;
+  return Math.max(timeBound(costs, passes, traits), memory) + leastUpdateSeconds(costs);
+}
+
+/**
+ * The part of `scheduleBound` that neither memory nor the update decides, the largest of
+ *
+ * - the load of the fullest rank, m times;
+ * - the mean over ranks of their load, what lies before their first forward (the r-th rank to start waits for at least
+ *   r stages) and, where backwards are whole, behind their last backward;
+ * - one micro-batch's way forward and back.
+ */
+export function timeBound(costs: StageCosts, passes: ChainPasses, traits: ScheduleTraits): number {
   const { pipeline, microBatches } = costs.configuration;
-  const { layers, embedding, leastBlock, total } = passes;
+  const { embedding, leastBlock, total } = passes;
   const { transferSeconds: transfer } = costs;
-  if (pipeline === 1) return wholeSeconds(costs);
+  if (pipeline === 1) return microBatches * total.pass;
   const load = microBatches * leastRankSeconds(passes, pipeline, transfer, traits.bidirectional);
   const crossings = 2 * (pipeline - 1) * transfer;
   const stagesAhead = (rank: number, first: number, block: number) =>
@@ -157,17 +178,7 @@ export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: Sc
   }
   const mean = (microBatches * (total.pass + crossings) + waiting) / pipeline;
   const way = total.forward + total.backwardInput + crossings;
-
-  const room = activationRoom(costs);
-  if (room < total.savedBytes) return Number.POSITIVE_INFINITY;
-  let byteSeconds = 0;
-  let rest = 0;
-  for (const layer of [...layers].reverse()) {
-    rest += layer.forward + layer.backwardInput;
-    byteSeconds += layer.savedBytes * rest;
-  }
-  const memory = room > 0 ? (microBatches * byteSeconds) / room : 0;
-  return Math.max(load, mean, way, memory) + leastUpdateSeconds(costs);
+  return Math.max(load, mean, way);
 }
 
 /** Bytes that all ranks together have left beside one copy of parameters, gradients and optimizer. */

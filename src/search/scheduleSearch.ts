@@ -1,12 +1,13 @@
 import type { Job, RunOptions } from "../contracts/index.js";
 import { scheduleShape, searchedSchedule } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
+import type { CandidatePool, Shape } from "./candidatePool.js";
 import { describeConfiguration } from "./candidates.js";
-import type { CostModels } from "./configuration.js";
+import type { Configuration, CostModels } from "./configuration.js";
 import { searchFlush } from "./oneForwardOneBackward.js";
 import { excessBytes } from "./pricing.js";
 import { balancedCut } from "./rankCuts.js";
-import { type ChainPasses, chainPasses, scheduleBound } from "./scheduleBounds.js";
+import { type ChainPasses, chainPasses, scheduleBound, timeBound } from "./scheduleBounds.js";
 import { describeChoice, mostChunks, type ScheduleChoice, scheduleChoices } from "./scheduleChoices.js";
 import { estimateSeconds, isTooLarge } from "./scheduleEstimates.js";
 import { improveCut, type ScheduledCut, searchActions } from "./scheduleFinalists.js";
@@ -43,6 +44,8 @@ const mostActions = 2e6;
 const mostFinalists = 6;
 const finalistsOfSchedule = 2;
 const finalistSlack = 0.06;
+/** Shapes that are opened to schedules before the best of them are timed. */
+const shapesAtOnce = 64;
 /** Finalists that get an order of actions of their own. */
 const searchedFinalists = 3;
 
@@ -55,7 +58,7 @@ const searchedFinalists = 3;
  * @returns undefined where nothing fits.
  */
 export async function searchSchedules(
-  candidates: readonly Candidate[],
+  pool: CandidatePool,
   names: readonly string[],
   models: CostModels,
   elapsed: () => number,
@@ -72,14 +75,16 @@ export async function searchSchedules(
   const bounded: { candidate: Candidate; choices: ScheduleChoice[]; least: number }[] = [];
   const open: Option[] = [];
   const onlySearched = names.join() === searchedSchedule;
-  for (const candidate of candidates) {
+  /** Bounds a candidate, and opens it to every schedule that may be faster than the cutoff. */
+  const consider = (candidate: Candidate, cutoff: number, family = false) => {
     const { configuration, costs } = candidate;
     const choices = scheduleChoices(job, names, configuration, costs.layerCount);
-    if (choices.length === 0) continue;
+    if (choices.length === 0) return;
     const passes = passesOf(candidate);
     const least = scheduleBound(costs, passes, traits);
-    bounded.push({ candidate, choices, least });
-    if (least === Number.POSITIVE_INFINITY) continue;
+    if (least >= cutoff || least === Number.POSITIVE_INFINITY) return;
+    if (configuration.recomputeLayers === 0 || family) bounded.push({ candidate, choices, least });
+    if (family) return;
     for (const choice of choices) {
       if (isTooLarge(costs, passes, choice.name, choice.chunks)) continue;
       const { name, chunks } = choice;
@@ -87,24 +92,48 @@ export async function searchSchedules(
       const estimate = Math.max(least, estimateSeconds(costs, passes, name, chunks, both));
       open.push({ candidate, choice, estimate });
     }
-  }
-  open.sort((a, b) => a.estimate - b.estimate);
-
+  };
   const runs = new ScheduleRuns();
-  let best = await bestFlush(candidates, names, models, runs, elapsed, options);
+  let best = await bestFlush(pool, names, models, runs, elapsed, options);
   const timed: ScheduledCut[] = best ? [best] : [];
   const known: SchedulePlan["visited"] = timed.map((cut) => ({
     candidate: cut.candidate,
     choice: { name: cut.name, chunks: 1 },
     seconds: cut.seconds,
   }));
-  const inOrder = await visit(open, best?.seconds, runs, models, elapsed, options);
-  inOrder.sort((a, b) => a.seconds - b.seconds);
+  const shapes = pool.shapes
+    .map((shape) => {
+      const costs = new StageCosts(shape.configuration, shape.chain, models);
+      return { shape, least: timeBound(costs, chainPasses(costs.chain), traits) };
+    })
+    .sort((a, b) => a.least - b.least);
+  const inOrder: Visited[] = [];
+  const leader = () =>
+    Math.min(best?.seconds ?? Number.POSITIVE_INFINITY, inOrder[0]?.seconds ?? Number.POSITIVE_INFINITY);
+  let next = 0;
+  while (next < shapes.length && shapes[next]!.least < leader()) {
+    if (leader() < Number.POSITIVE_INFINITY && elapsed() > job.limits.searchSeconds) break;
+    const from = open.length;
+    for (const end = next + shapesAtOnce; next < Math.min(end, shapes.length); next++) {
+      const { shape, least } = shapes[next]!;
+      if (least >= leader()) break;
+      options.signal?.throwIfAborted();
+      for (const { configuration, family } of variantsOf(pool, shape)) {
+        consider(pool.price({ configuration, chain: shape.chain }), leader(), family);
+      }
+    }
+    const fresh = open.slice(from).sort((a, b) => a.estimate - b.estimate);
+    const found = leader() === Number.POSITIVE_INFINITY ? undefined : leader();
+    inOrder.push(...(await visit(fresh, found, runs, models, elapsed, options)));
+    inOrder.sort((a, b) => a.seconds - b.seconds);
+  }
+  /** What shapes that nobody looked at take at least. */
+  const unseen = shapes[next]?.least ?? Number.POSITIVE_INFINITY;
   const finalists = finalistsOf(inOrder);
   for (const each of finalists) {
     options.signal?.throwIfAborted();
-    const leader = Math.min(best?.seconds ?? Number.POSITIVE_INFINITY, finalists[0]!.seconds);
-    if (each.seconds > leader * (1 + finalistSlack)) break;
+    const fastest = Math.min(best?.seconds ?? Number.POSITIVE_INFINITY, finalists[0]!.seconds);
+    if (each.seconds > fastest * (1 + finalistSlack)) break;
     if (best && elapsed() > job.limits.searchSeconds) break;
     const cut = finish(each, runs);
     if (!cut) continue;
@@ -133,7 +162,7 @@ export async function searchSchedules(
   }
   const visited = [...known, ...inOrder].sort((a, b) => a.seconds - b.seconds);
   if (!best) return undefined;
-  let bound = best.seconds;
+  let bound = Math.min(best.seconds, unseen);
   for (const { candidate, choices, least } of bounded) {
     if (least >= bound) continue;
     // Any order of actions may be faster than every named one.
@@ -186,6 +215,32 @@ const wholeBackwards: ReadonlySet<string> = new Set([
   "chimera",
 ]);
 
+/**
+ * The configurations of a shape: every one without layers recomputed by number, and of those with them the one that
+ * recomputes fewest and fits under 1F1B. A family stands for all numbers of layers, to bound them.
+ */
+function* variantsOf(
+  pool: CandidatePool,
+  { configuration: shape, chain }: Shape,
+): Generator<{ configuration: Configuration; family: boolean }> {
+  const open = pool.space.roots(shape);
+  const most = chain.blocks.length - 1;
+  for (let configuration = open.pop(); configuration; configuration = open.pop()) {
+    yield { configuration, family: false };
+    for (const relief of pool.space.reliefs(configuration)) {
+      if (relief.recomputeLayers <= configuration.recomputeLayers) {
+        open.push(relief);
+        continue;
+      }
+      yield { configuration: relief, family: true };
+      const fewest = pool.fewestLayers({ configuration: relief, chain }, relief.recomputeLayers, most);
+      if (fewest !== undefined) {
+        yield { configuration: { ...relief, recomputeLayers: fewest }, family: false };
+      }
+    }
+  }
+}
+
 /** Sums of a candidate's chain, worked out once. */
 function passesCache() {
   const known = new WeakMap<Candidate, ChainPasses>();
@@ -198,7 +253,7 @@ function passesCache() {
 
 /** The exact 1F1B plan, timed by the simulator. */
 async function bestFlush(
-  candidates: readonly Candidate[],
+  pool: CandidatePool,
   names: readonly string[],
   { job }: CostModels,
   runs: ScheduleRuns,
@@ -206,7 +261,7 @@ async function bestFlush(
   options: RunOptions,
 ): Promise<ScheduledCut | undefined> {
   if (!names.includes("1f1b") || (job.pins.chunks ?? 1) !== 1) return undefined;
-  const found = await searchFlush(candidates, job, elapsed, options);
+  const found = await searchFlush(pool, job, elapsed, options);
   if (!found) return undefined;
   const { candidate, boundaries } = found;
   const run = runs.whole({ name: "1f1b", chunks: 1 }, candidate.configuration)!;

@@ -3,9 +3,9 @@ import { clusterPreset } from "../../src/cluster/index.js";
 import { checkValue, jobSchema } from "../../src/contracts/index.js";
 import { loadModel } from "../../src/models/index.js";
 import { createPlan } from "../../src/plan/index.js";
-import { enumerateConfigurations, enumerateDegrees } from "../../src/search/candidates.js";
 import { costModels, searchPlan } from "../../src/search/joint.js";
 import { LayerChains } from "../../src/search/layerChains.js";
+import { Space } from "../../src/search/space.js";
 import { StageCosts } from "../../src/search/stageCosts.js";
 
 /** Best value over every configuration and every cut, without bounds, cutoffs or dynamic programming. */
@@ -17,8 +17,9 @@ async function exhaustive(modelName: string, clusterName: string, globalBatch: n
   const chains = new LayerChains(model, models);
   const layers = model.layers.filter((layer) => layer.kind === "block").length;
   let best = Number.POSITIVE_INFINITY;
-  for (const degrees of enumerateDegrees(cluster, job, layers)) {
-    for (const configuration of enumerateConfigurations(job, degrees)) {
+  const space = new Space(model, cluster, job);
+  for (const degrees of space.degrees()) {
+    for (const configuration of space.all(degrees)) {
       const chain = await chains.chain(configuration);
       if (!chain) continue;
       const costs = new StageCosts(configuration, chain, models);

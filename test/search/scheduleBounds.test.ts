@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import { scheduleByName } from "../../src/schedule/index.js";
-import { enumerateConfigurations, enumerateDegrees } from "../../src/search/candidates.js";
 import { singleDevice } from "../../src/search/configuration.js";
 import { holdingsOf } from "../../src/search/holdings.js";
 import { PreparedSchedule } from "../../src/search/preparedSchedule.js";
@@ -8,6 +7,7 @@ import { priceChain } from "../../src/search/pricedLayer.js";
 import { rankMemory } from "../../src/search/pricing.js";
 import { chainPasses, scheduleBound } from "../../src/search/scheduleBounds.js";
 import { cutBound } from "../../src/search/scheduleProofs.js";
+import { Space } from "../../src/search/space.js";
 import { StageCosts } from "../../src/search/stageCosts.js";
 import { cuts, price, setUp, tablesFor, tailSeconds } from "./scheduleCases.js";
 
@@ -113,14 +113,15 @@ describe("scheduleBound", () => {
       ["tiny-gpt", "a100-40:4x1", 8],
       ["mini-llama", "h100-sxm:2x2", 12],
     ] as const) {
-      const { cluster, job, models, blocks, chains } = setUp(name, clusterName, {
+      const { model, cluster, job, models, blocks, chains } = setUp(name, clusterName, {
         globalBatch,
         sequence: 256,
       });
       let closest = Number.POSITIVE_INFINITY;
-      for (const degrees of enumerateDegrees(cluster, job, blocks)) {
+      const space = new Space(model, cluster, job);
+      for (const degrees of space.degrees()) {
         if (degrees.pipeline === 1) continue;
-        for (const configuration of enumerateConfigurations(job, degrees)) {
+        for (const configuration of space.all(degrees)) {
           if (configuration.zero === 0 && degrees.data > 1) continue;
           const chain = (await chains.chain(configuration))!;
           const plain = new StageCosts(configuration, chain, models);

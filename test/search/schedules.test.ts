@@ -4,9 +4,9 @@ import { checkValue, jobSchema } from "../../src/contracts/index.js";
 import { loadModel } from "../../src/models/index.js";
 import { createPlan } from "../../src/plan/index.js";
 import { simulatePlan } from "../../src/schedule/index.js";
-import { enumerateConfigurations, enumerateDegrees } from "../../src/search/candidates.js";
 import { layoutOfTable } from "../../src/search/layout.js";
 import { openSchedules } from "../../src/search/scheduleChoices.js";
+import { Space } from "../../src/search/space.js";
 import { StageCosts } from "../../src/search/stageCosts.js";
 import { cuts, price, setUp, tablesFor, tailSeconds, type Wishes } from "./scheduleCases.js";
 
@@ -25,8 +25,9 @@ describe("createPlan over schedules", () => {
       const { model, cluster, job, models, blocks, chains } = setUp(name, clusterName, wishes);
       const names = new Set(openSchedules(job));
       let least = Number.POSITIVE_INFINITY;
-      for (const degrees of enumerateDegrees(cluster, job, blocks)) {
-        for (const configuration of enumerateConfigurations(job, degrees)) {
+      const space = new Space(model, cluster, job);
+      for (const degrees of space.degrees()) {
+        for (const configuration of space.all(degrees)) {
           const chain = await chains.chain(configuration);
           if (!chain) continue;
           for (const table of tablesFor(degrees.pipeline, configuration.microBatches, blocks)) {

@@ -1,0 +1,175 @@
+import type { RunOptions } from "../contracts/index.js";
+import type { Candidate } from "./candidate.js";
+import type { Configuration, CostModels, LayerChain } from "./configuration.js";
+import { groupsOf } from "./groups.js";
+import { Heap } from "./heap.js";
+import type { LayerChains } from "./layerChains.js";
+import { fitsSomehow, leastSeconds } from "./oneForwardOneBackward.js";
+import { priceChain } from "./pricedLayer.js";
+import type { Space } from "./space.js";
+import { StageCosts } from "./stageCosts.js";
+
+/** A division of the work with a chain, before it is said what ZeRO shards and what is recomputed. */
+export interface Shape {
+  configuration: Configuration;
+  chain: LayerChain;
+  /** No plan of the shape takes less under any schedule with a flush that has one stage a rank. */
+  bound: number;
+}
+
+/** A configuration whose costs are not known yet, and what it takes at least. */
+interface Unpriced {
+  configuration: Configuration;
+  chain: LayerChain;
+}
+
+type Entry =
+  | { kind: "shape"; shape: Shape }
+  | { kind: "unpriced"; unpriced: Unpriced }
+  | { kind: "candidate"; candidate: Candidate };
+
+/**
+ * Candidates of a space in the order of their lower bounds, priced only as far as somebody asks. A shape stands for
+ * all that is under it until its bound is the least, and a configuration for its reliefs.
+ */
+export class CandidatePool {
+  readonly space: Space;
+  readonly models: CostModels;
+  readonly shapes: Shape[] = [];
+  /** Everything that was priced, for those who say why it was not chosen. */
+  readonly priced: Candidate[] = [];
+  /** Configurations that were counted out by a bound or priced. */
+  configurations = 0;
+  readonly #chains: LayerChains;
+  readonly #open = new Heap<Entry>();
+
+  constructor(space: Space, models: CostModels, chains: LayerChains) {
+    this.space = space;
+    this.models = models;
+    this.#chains = chains;
+  }
+
+  /** Solves the layers of all shapes and bounds them. */
+  async prepare(shapes: readonly Configuration[], options: RunOptions): Promise<void> {
+    const totals = new Map<LayerChain, ReturnType<typeof totalsOf>>();
+    for (const [i, configuration] of shapes.entries()) {
+      options.signal?.throwIfAborted();
+      for (const chain of await this.#chains.chains(configuration)) {
+        const known = totals.get(chain) ?? totalsOf(chain, configuration, this.models);
+        totals.set(chain, known);
+        const bound = shapeBound(known, configuration, this.models);
+        const shape = { configuration, chain, bound };
+        this.shapes.push(shape);
+        this.#open.push(bound, { kind: "shape", shape });
+      }
+      if (i % 256 !== 255) continue;
+      options.onProgress?.({ message: "pricing shapes", fraction: (0.7 * i) / shapes.length });
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    this.shapes.sort((a, b) => a.bound - b.bound);
+  }
+
+  /** What the next candidate takes at least; Infinity where none is left. */
+  get leastBound(): number {
+    return this.#open.least;
+  }
+
+  /** The next candidate that fits under 1F1B, its bound below the cutoff; undefined where none is left. */
+  next(cutoff = Number.POSITIVE_INFINITY): Candidate | undefined {
+    while (this.#open.least < cutoff) {
+      const entry = this.#open.pop()!;
+      if (entry.kind === "candidate") {
+        const { candidate } = entry;
+        const fits = fitsSomehow(candidate.costs);
+        this.#pushReliefs(candidate, fits);
+        if (fits) return candidate;
+      } else if (entry.kind === "shape") {
+        const { shape } = entry;
+        for (const configuration of this.space.roots(shape.configuration)) {
+          this.#open.push(shape.bound, {
+            kind: "unpriced",
+            unpriced: { configuration, chain: shape.chain },
+          });
+        }
+      } else {
+        const candidate = this.price(entry.unpriced);
+        this.#open.push(candidate.lowerBound, { kind: "candidate", candidate });
+      }
+    }
+    return undefined;
+  }
+
+  price({ configuration, chain }: Unpriced): Candidate {
+    const costs = new StageCosts(configuration, chain, this.models);
+    const candidate = { configuration, chain, costs, lowerBound: leastSeconds(costs) };
+    this.priced.push(candidate);
+    this.configurations++;
+    return candidate;
+  }
+
+  /**
+   * The fewest layers of each stage whose recomputation lets a configuration fit under 1F1B, `from` at least.
+   * @returns undefined where none does.
+   */
+  fewestLayers(unpriced: Unpriced, from: number, most: number): number | undefined {
+    const fits = (recomputeLayers: number) => {
+      const configuration = { ...unpriced.configuration, recomputeLayers };
+      return fitsSomehow(new StageCosts(configuration, unpriced.chain, this.models));
+    };
+    if (from > most || !fits(most)) return undefined;
+    let low = from;
+    let high = most;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (fits(middle)) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
+  #pushReliefs({ configuration, chain, lowerBound }: Candidate, fits: boolean): void {
+    for (const relief of this.space.reliefs(configuration)) {
+      let { recomputeLayers } = relief;
+      if (!fits && recomputeLayers > configuration.recomputeLayers) {
+        const most = chain.blocks.length - 1;
+        const fewest = this.fewestLayers({ configuration: relief, chain }, recomputeLayers, most);
+        if (fewest === undefined) continue;
+        recomputeLayers = fewest;
+      }
+      const unpriced = { configuration: { ...relief, recomputeLayers }, chain };
+      this.#open.push(lowerBound, { kind: "unpriced", unpriced });
+    }
+  }
+}
+
+/** Sums of a chain's seconds for one micro-batch, with nothing sharded, recomputed or offloaded. */
+function totalsOf(
+  chain: LayerChain,
+  configuration: Configuration,
+  models: CostModels,
+): { seconds: number; largest: number; outputBytes: number } {
+  const { embedding, blocks, head } = priceChain(chain, configuration, models);
+  const totals = { seconds: 0, largest: 0, outputBytes: (blocks[0] ?? embedding[0])?.outputBytes ?? 0 };
+  for (const list of [embedding, blocks, head]) {
+    for (const { forward, backward } of list) {
+      totals.seconds += forward + backward;
+      totals.largest = Math.max(totals.largest, forward + backward);
+    }
+  }
+  return totals;
+}
+
+/** The part of `leastSeconds` that a shape fixes. */
+function shapeBound(
+  { seconds, largest, outputBytes }: ReturnType<typeof totalsOf>,
+  configuration: Configuration,
+  { communication, cluster }: CostModels,
+): number {
+  const { pipeline, microBatches } = configuration;
+  const { tensor, data } = groupsOf(configuration);
+  const exposed = 1 - cluster.overlap.pipelineTransfer.value;
+  const transfer =
+    pipeline > 1 ? exposed * communication.transferSeconds(outputBytes, tensor.size * data.size) : 0;
+  const sum = seconds + 2 * (pipeline - 1) * transfer;
+  return (sum + (microBatches - 1) * Math.max(sum / pipeline, largest)) * (1 - 1e-12);
+}
