@@ -100,7 +100,9 @@ export async function predictAll(
     if (typeof estimate === "string") result.unpredicted.push({ id: run.id, reason: estimate });
     else result.predictions.push(predictionOf(run, estimate));
     if (i % 64 === 63) {
-      options.onProgress?.({ message: "predicting runs", fraction: (i + 1) / runs.length });
+      if (i % 256 === 255) {
+        options.onProgress?.({ message: "predicting runs", fraction: (i + 1) / runs.length });
+      }
       // Lets an interrupt through.
       await new Promise((resolve) => setImmediate(resolve));
     }
