@@ -144,8 +144,10 @@ export const baselineSchema = z.object({
 export const sensitivitySchema = z.object({
   /** A clause: "links of level network twice as fast". */
   change: z.string(),
-  /** Terms of the estimate that the change acts on. */
+  /** Terms of the estimate that the change takes time off, the largest saving first. */
   relieves: z.array(z.string()),
+  /** True where nobody reaches it: the gain is a bound. */
+  ideal: z.boolean().optional(),
   stepSeconds: seconds,
   tokensPerSecond: z.number().nonnegative(),
 });

@@ -15,6 +15,7 @@ interface Change {
   change: string;
   plan?: Plan;
   cluster?: Cluster;
+  ideal?: boolean;
 }
 
 /** Gains below this share of the tokens per second are not worth a line. */
@@ -27,13 +28,14 @@ const leastGain = 1e-3;
  */
 export function planSensitivity(plan: Plan, model: Model, cluster: Cluster): Sensitivity[] {
   const result: Sensitivity[] = [];
-  for (const { change, plan: other = plan, cluster: on = cluster } of changes(plan, cluster)) {
+  for (const { change, plan: other = plan, cluster: on = cluster, ideal } of changes(plan, cluster)) {
     const estimate = priced(other, model, on);
     if (!estimate || estimate.tokensPerSecond < plan.estimate.tokensPerSecond * (1 + leastGain)) continue;
     const { stepSeconds, tokensPerSecond } = estimate;
     result.push({
       change,
       relieves: relieved(plan.estimate, estimate),
+      ...(ideal && { ideal }),
       stepSeconds,
       tokensPerSecond,
     });
@@ -95,13 +97,16 @@ function overlapChanges(cluster: Cluster): Change[] {
   const all: Quantity = { value: 1, provenance: "assumed", source: "all of it hidden" };
   const { overlap } = cluster;
   const kinds: [keyof Cluster["overlap"], string][] = [
-    ["gradientReduction", "gradient reduction hidden as far as the last backward pass lasts"],
-    ["pipelineTransfer", "pipeline transfers sent while the stages compute"],
-    ["tensor", "tensor-parallel communication overlapped with the products"],
+    ["gradientReduction", "gradient reduction wholly beside the last backward pass"],
+    ["pipelineTransfer", "pipeline transfers wholly beside compute"],
+    ["tensor", "tensor-parallel communication wholly beside compute"],
+    ["contextExchange", "context exchange wholly beside compute"],
+    ["expertExchange", "expert exchange wholly beside compute"],
+    ["parameterGather", "parameter gathering wholly beside compute"],
   ];
   return kinds.flatMap(([kind, change]) =>
     (overlap[kind]?.value ?? 0) < 1
-      ? [{ change, cluster: { ...cluster, overlap: { ...overlap, [kind]: all } } }]
+      ? [{ change, ideal: true, cluster: { ...cluster, overlap: { ...overlap, [kind]: all } } }]
       : [],
   );
 }

@@ -1,4 +1,5 @@
-import type { Plan } from "../contracts/index.js";
+import { axisSize, type Plan } from "../contracts/index.js";
+import { contextWords, expertWords, offloadWords, recomputeWords, stateWords } from "./choices.js";
 import {
   layerRange,
   type PlanFacts,
@@ -58,19 +59,18 @@ export function comparePlans(before: Plan, after: Plan): Difference[] {
   text("inputs", "pinned choices", ({ plan }) => JSON.stringify(plan.job.pins));
   number("inputs", "memory fraction", ({ plan }) => plan.job.limits.memoryFraction, formatPercent);
 
-  for (const axis of ["pipeline", "data", "tensor"] as const) {
-    number("parallelism", axis, ({ facts }) => facts[axis], formatInteger);
+  for (const axis of ["pipeline", "data", "context", "tensor"] as const) {
+    number("parallelism", axis, ({ plan }) => axisSize(plan, axis), formatInteger);
   }
+  text("parallelism", "attention over context", ({ plan }) => contextWords(plan) ?? "none");
+  text("parallelism", "experts", ({ plan }) => expertWords(plan) ?? "split like all layers");
   text("parallelism", "axes, outermost first", ({ plan }) => plan.mesh.axes.join(" × "));
   text("parallelism", "sequence parallel", ({ plan }) => (plan.mesh.sequenceParallel ? "yes" : "no"));
   number("parallelism", "micro-batch", ({ plan }) => plan.batch.micro, formatInteger);
   number("parallelism", "micro-batches", ({ plan }) => plan.schedule.microBatches, formatInteger);
   text("parallelism", "schedule", ({ plan }) => cleanText(scheduleTitle(plan.schedule.name)));
-  text(
-    "parallelism",
-    "optimizer",
-    ({ plan }) => `${cleanText(plan.optimizer.name)}, ZeRO-${plan.optimizer.zero}`,
-  );
+  text("parallelism", "optimizer", ({ plan }) => `${cleanText(plan.optimizer.name)}, ${stateWords(plan)}`);
+  text("parallelism", "offload", ({ plan }) => offloadWords(plan) ?? "none");
 
   const stageCount = Math.max(before.stages.length, after.stages.length);
   for (let i = 0; i < stageCount; i++) text("stages", `stage ${i}`, ({ plan }) => describeStage(plan, i));
@@ -134,7 +134,8 @@ function describeStage(plan: Plan, index: number): string {
   const stage = plan.stages.find((candidate) => candidate.index === index);
   if (!stage) return "none";
   const extras = stageExtras(stage);
-  const recompute = stage.recompute === "none" ? "" : `, recomputes ${stage.recompute}`;
+  const repeated = recomputeWords(stage);
+  const recompute = repeated === "none" ? "" : `, recomputes ${repeated}`;
   const place = `rank ${stage.rank}${stage.chunk ? ` chunk ${stage.chunk}` : ""}`;
   return `layers ${layerRange(stage.layers)}${extras ? ` + ${extras}` : ""}${recompute}, ${place}`;
 }

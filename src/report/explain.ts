@@ -1,7 +1,11 @@
 import type { Plan } from "../contracts/index.js";
+import { type BaselineFact, baselineFacts } from "./baselines.js";
+import { type Confidence, confidenceOf } from "./confidence.js";
 import { certificateSentence, type PlanFacts, planFacts, provenanceMeaning, scheduleTitle } from "./facts.js";
 import { formatBytes, formatPercent, formatSeconds, plural } from "./format.js";
+import { overheadSentence, type Saving, savings } from "./relief.js";
 import { cleanText } from "./text.js";
+import { conventionSentence } from "./utilisation.js";
 
 export interface ExplanationAlternative {
   plan: string;
@@ -21,16 +25,21 @@ export interface Explanation {
   terms: { term: string; label: string; seconds: number; share: number }[];
   /** Nearest first; those without a time come last. */
   alternatives: ExplanationAlternative[];
+  /** What the same plan would save with one thing changed, the largest first. */
+  savings: Saving[];
+  /** What rules of thumb give for the same job. */
+  baselines: BaselineFact[];
+  confidence: Confidence;
 }
 
 /** Explains a plan from the plan alone: what binds, where the time goes, what the alternatives cost. */
 export function explainPlan(plan: Plan): Explanation {
   const facts = planFacts(plan);
-  const { fullestRank, pace, balance, overhead, largest } = facts;
+  const { fullestRank, pace, balance, largest } = facts;
   const why = [facts.bindingReason];
   why.push(
-    `${largest.label} takes ${formatSeconds(largest.seconds)}, ${formatPercent(largest.share)} of the step` +
-      `${overhead ? `; the largest overhead is ${overhead.label.toLowerCase()} with ${formatPercent(overhead.share)}` : ""}.`,
+    `${largest.label} takes ${formatSeconds(largest.seconds)}, ${formatPercent(largest.share)} of the step.`,
+    overheadSentence(plan, facts),
   );
   if (plan.stages.length > 1) {
     why.push(
@@ -42,8 +51,12 @@ export function explainPlan(plan: Plan): Explanation {
   why.push(
     `The fullest device reserves ${formatBytes(fullestRank.reservedBytes)} of ${formatBytes(fullestRank.limitBytes)} (pipeline rank ${fullestRank.pipelineRank}).`,
   );
+  const confidence = confidenceOf(plan);
+  const convention = conventionSentence(plan);
+  if (convention) why.push(convention);
   why.push(certificateSentence(plan));
   why.push(`The figures are ${plan.estimate.provenance}: ${provenanceMeaning[plan.estimate.provenance]}.`);
+  why.push(confidence.sentence);
   const alternatives = plan.rejected.map((other): ExplanationAlternative => {
     const known = other.stepSeconds !== undefined && plan.estimate.stepSeconds > 0;
     return { ...other, ...(known ? { slower: other.stepSeconds! / plan.estimate.stepSeconds - 1 } : {}) };
@@ -55,6 +68,9 @@ export function explainPlan(plan: Plan): Explanation {
     why,
     terms: [...facts.time].sort((a, b) => b.seconds - a.seconds),
     alternatives,
+    savings: savings(plan),
+    baselines: baselineFacts(plan),
+    confidence,
   };
 }
 
@@ -81,6 +97,16 @@ export function renderExplanation(plan: Plan, explanation: Explanation): string 
     lines.push(
       `  ${label.padEnd(30)}${formatSeconds(seconds).padStart(10)}${formatPercent(share).padStart(9)}`,
     );
+  }
+  if (explanation.savings.length) lines.push("", "The same plan, priced again with");
+  for (const { change, stepSeconds, share, ideal } of explanation.savings) {
+    const saves = ideal ? "saves at most" : "saves";
+    lines.push(`  ${change}: ${formatSeconds(stepSeconds)}, ${saves} ${formatPercent(share)}`);
+  }
+  if (explanation.baselines.length) lines.push("", "Rules of thumb, priced the same way");
+  for (const { title, plan: words, stepSeconds, verdict } of explanation.baselines) {
+    lines.push(`  ${title}: ${stepSeconds === undefined ? "" : `${formatSeconds(stepSeconds)}; `}${verdict}`);
+    if (words) lines.push(`    ${cleanText(words)}`);
   }
   lines.push("", "Nearest alternatives");
   if (!explanation.alternatives.length) lines.push("  The plan records none.");

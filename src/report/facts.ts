@@ -23,6 +23,16 @@ export const timeTermLabels: Readonly<Record<TimeTerm, string>> = {
   host: "Host",
 };
 
+/** Terms that are time on links. */
+const communicationTerms: ReadonlySet<TimeTerm> = new Set([
+  "tensorCommunication",
+  "contextCommunication",
+  "expertCommunication",
+  "parameterGather",
+  "pipelineTransfer",
+  "gradientSynchronisation",
+]);
+
 export const memoryTermLabels: Readonly<Record<MemoryTerm, string>> = {
   parameters: "Parameters",
   gradients: "Gradients",
@@ -68,6 +78,8 @@ export interface PlanFacts {
   largest: TimeShare;
   /** The longest term that is not useful work; undefined where there is none. */
   overhead: TimeShare | undefined;
+  /** What is sent and not hidden behind compute, all kinds together. */
+  exposedCommunication: { seconds: number; share: number };
   binding: "memory" | "time";
   /** One sentence: what keeps the plan from being faster. */
   bindingReason: string;
@@ -98,9 +110,18 @@ export function planFacts(plan: Plan): PlanFacts {
   const bySize = [...time].sort((a, b) => b.seconds - a.seconds);
   const overhead = bySize.find(({ term, seconds }) => term !== "compute" && seconds > 0);
 
+  const exposed = time.filter(({ term }) => communicationTerms.has(term));
+  const exposedCommunication = {
+    seconds: exposed.reduce((sum, { seconds }) => sum + seconds, 0),
+    share: exposed.reduce((sum, { share }) => sum + share, 0),
+  };
+
   // Recomputation costs time, so a search for time chooses it only to save memory; a pin says nothing.
-  const pinned = plan.job.pins.recompute !== undefined;
-  const recomputing = pinned ? 0 : plan.stages.filter((stage) => stage.recompute !== "none").length;
+  const { pins } = plan.job;
+  const pinned = pins.recompute !== undefined || (pins.recomputeLayers ?? 0) > 0;
+  const repeats = (stage: Plan["stages"][number]) =>
+    stage.recompute !== "none" || (stage.recomputeLayers ?? 0) > 0;
+  const recomputing = pinned ? 0 : plan.stages.filter(repeats).length;
   const full = fullestRank.share >= fullShare;
   const binding = full || recomputing > 0 ? "memory" : "time";
   const fill = `pipeline rank ${fullestRank.pipelineRank} fills ${formatPercent(fullestRank.share)} of its limit`;
@@ -121,6 +142,7 @@ export function planFacts(plan: Plan): PlanFacts {
     time,
     largest: bySize[0]!,
     overhead,
+    exposedCommunication,
     binding,
     bindingReason,
     certificateTitle: certificateTitle(plan),

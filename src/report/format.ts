@@ -80,6 +80,18 @@ export function formatPercent(share: number): string {
   return `${percent.toFixed(1)} %`;
 }
 
+/** Dollars as a price tag: `$0.0423`, `$12.30`, `$1,234`. */
+export function formatDollars(dollars: number): string {
+  if (dollars >= 1000) return `$${formatInteger(dollars)}`;
+  return dollars >= 1 ? `$${dollars.toFixed(2)}` : `$${formatNumber(dollars)}`;
+}
+
+/** A change as signed percent: `+4.2 %`, `−12.0 %`, `0 %`. */
+export function formatChange(change: number): string {
+  if (Math.abs(change) < 5e-4) return "0 %";
+  return `${change < 0 ? "−" : "+"}${formatPercent(Math.abs(change))}`;
+}
+
 /** `1 stage`, `2 stages`, `3 micro-batches`. */
 export function plural(count: number, word: string): string {
   const ending = count === 1 ? "" : /(ch|s|x)$/.test(word) ? "es" : "s";

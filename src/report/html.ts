@@ -7,6 +7,7 @@ import { type Child, html, type Markup, raw } from "./page/markup.js";
 import { memoryCurveSection } from "./page/memoryCurves.js";
 import { script } from "./page/script.js";
 import {
+  baselineSection,
   cards,
   memorySection,
   pageHeader,
@@ -77,6 +78,7 @@ export function renderHtml(plan: Plan): string {
     memoryCurveSection(step, limitsOf(plan)),
     stageSection(plan, facts),
     shardingSection(plan),
+    baselineSection(plan),
     rejectedSection(plan),
     provenanceSection(plan),
   ];

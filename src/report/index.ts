@@ -1,8 +1,14 @@
+export { type BaselineFact, baselineFacts } from "./baselines.js";
+export { settingWords, shortPlan } from "./choices.js";
 export * from "./compare.js";
+export { type Confidence, confidenceOf } from "./confidence.js";
 export * from "./explain.js";
 export * from "./facts.js";
 export * from "./format.js";
+export { frontierDocument, planSummary, renderFrontier } from "./frontier.js";
 export { renderHtml, renderSimulation } from "./html.js";
+export { type Relief, reliefOf, type Saving, savings } from "./relief.js";
 export { renderPlan, type TerminalOptions, terminalOptions } from "./terminal.js";
 export { renderTimeline } from "./timelineText.js";
 export * from "./trace.js";
+export { renderWhatIf, whatIfDocument } from "./whatIf.js";

@@ -1,15 +1,13 @@
 import { axisSize, type Plan } from "../contracts/index.js";
-import {
-  certificateSentence,
-  layerRange,
-  planFacts,
-  provenanceMeaning,
-  scheduleTitle,
-  stageExtras,
-} from "./facts.js";
+import { moneyOf } from "../plan/money.js";
+import { baselineFacts } from "./baselines.js";
+import { meshWords, recomputeWords, settingWords } from "./choices.js";
+import { confidenceOf } from "./confidence.js";
+import { certificateSentence, layerRange, planFacts, provenanceMeaning, stageExtras } from "./facts.js";
 import {
   formatBytes,
   formatCount,
+  formatDollars,
   formatGib,
   formatInteger,
   formatMilliseconds,
@@ -17,7 +15,9 @@ import {
   formatSeconds,
   plural,
 } from "./format.js";
+import { overheadSentence, savings } from "./relief.js";
 import { cleanText, truncate, wrap } from "./text.js";
+import { conventionSentence } from "./utilisation.js";
 
 export interface TerminalOptions {
   /** Whether to write ANSI colours. */
@@ -39,6 +39,9 @@ const codes: Readonly<Record<Style, string>> = {
 /** Stages beyond this are shown by their ends, the slowest and the fullest. */
 const maximumStageRows = 24;
 
+/** Changes beyond these gain little. */
+const maximumSavings = 5;
+
 /** The colours that a stream wants: none unless it is a terminal and NO_COLOR is unset (no-color.org). */
 export function terminalOptions(stream: { isTTY?: boolean; columns?: number }): TerminalOptions {
   const color = stream.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
@@ -58,6 +61,8 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
       : text;
   const facts = planFacts(plan);
   const { estimate, certificate } = plan;
+  const money = moneyOf(plan);
+  const confidence = confidenceOf(plan);
   const lines: string[] = [];
   const heading = (title: string) => lines.push("", paint(title, "bold"));
   const sentence = (text: string, ...styles: Style[]) => {
@@ -71,18 +76,19 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
     ["tokens/s", formatCount(estimate.tokensPerSecond)],
     ["MFU", formatPercent(estimate.mfu)],
     ["HFU", formatPercent(estimate.hfu)],
+    ...(money ? [["per million tokens", formatDollars(money.perMillionTokens)] as [string, string]] : []),
   ];
   lines.push(
     "",
     `  ${headline.map(([key, value]) => `${paint(key, "dim")} ${paint(value, "bold")}`).join("    ")}`,
   );
   sentence(certificateSentence(plan), certificate.status === "optimal" ? "green" : "yellow");
+  if (confidence.calibrated) sentence(confidence.sentence);
   sentence(facts.bindingReason);
 
   heading("Parallelism");
   sentence(
-    `pipeline ${facts.pipeline} × data ${facts.data} × tensor ${facts.tensor} = ${plural(plan.cluster.devices, "device")}` +
-      `${plan.mesh.sequenceParallel ? ", sequence parallel" : ""}, ZeRO-${plan.optimizer.zero}, ${cleanText(scheduleTitle(plan.schedule.name))}`,
+    `${meshWords(plan)} = ${plural(plan.cluster.devices, "device")}, ${cleanText(settingWords(plan).join(", "))}`,
   );
   sentence(
     `global batch ${formatInteger(plan.batch.global)} = ${plural(plan.schedule.microBatches, "micro-batch")}` +
@@ -95,20 +101,46 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
   heading("Time of one step");
   const barWidth = width - 62;
   for (const { term, label, seconds, share } of facts.time) {
+    if (seconds === 0) continue;
     const mark = term === facts.largest.term ? paint(" largest", "dim") : "";
+    const filled = paint(bar(share, barWidth), term === "compute" ? "blue" : "yellow");
     lines.push(
-      `  ${label.padEnd(30)}${formatSeconds(seconds).padStart(10)}${formatPercent(share).padStart(9)}  ` +
-        `${paint(bar(share, barWidth), term === "compute" ? "blue" : "yellow")}${mark}`.trimEnd(),
+      `  ${label.padEnd(30)}${formatSeconds(seconds).padStart(10)}${formatPercent(share).padStart(9)}  ${filled}${mark}`.trimEnd(),
     );
   }
-  const overhead = facts.overhead
-    ? `Largest overhead: ${facts.overhead.label.toLowerCase()}, ${formatPercent(facts.overhead.share)} of the step. `
-    : "";
+  sentence(overheadSentence(plan, facts), "dim");
   sentence(
-    `${overhead}${facts.pace.name} sets the pace with ${formatSeconds(facts.pace.seconds)} a micro-batch; ` +
+    `${facts.pace.name} sets the pace with ${formatSeconds(facts.pace.seconds)} a micro-batch; ` +
       `the mean ${facts.pace.kind} takes ${formatPercent(facts.balance)} of that.`,
     "dim",
   );
+  const convention = conventionSentence(plan);
+  if (convention) sentence(convention, "dim");
+
+  const gains = savings(plan).slice(0, maximumSavings);
+  if (gains.length) {
+    heading("The same plan, priced again with");
+    const wide = Math.max(...gains.map(({ change }) => [...change].length));
+    for (const { change, stepSeconds, share, ideal } of gains) {
+      lines.push(
+        `  ${truncate(change, width - 46).padEnd(Math.min(wide, width - 46))}${formatSeconds(stepSeconds).padStart(10)}` +
+          `  ${paint(ideal ? "saves at most" : "saves", "dim")} ${formatPercent(share)}`,
+      );
+    }
+  }
+
+  const rules = baselineFacts(plan);
+  if (rules.length) {
+    heading("Rules of thumb, priced the same way");
+    for (const { title, stepSeconds, verdict, plan: words } of rules) {
+      const step = stepSeconds === undefined ? "–" : formatSeconds(stepSeconds);
+      for (const [i, line] of wrap(verdict, width - 42).entries()) {
+        const start = i === 0 ? `${title.padEnd(28)}${step.padStart(10)}` : "";
+        lines.push(`  ${start.padEnd(40)}${line}`);
+      }
+      for (const line of wrap(cleanText(words), width - 4)) lines.push(`    ${paint(line, "dim")}`.trimEnd());
+    }
+  }
 
   if (plan.rejected.length) {
     heading("Rejected alternatives");
@@ -130,6 +162,7 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
     width - 2,
   );
   lines.push(`  ${paint(first!, color)}`, ...others.map((line) => `  ${paint(line, color)}`));
+  if (!confidence.calibrated) sentence(confidence.sentence, "dim");
   sentence(
     `model ${plan.model.sha256.slice(0, 12)}, cluster ${plan.cluster.sha256.slice(0, 12)}, job ${plan.provenance.job.slice(0, 12)}, ` +
       `mpopt ${cleanText(plan.provenance.mpopt)}, seed ${plan.provenance.seed}`,
@@ -174,7 +207,7 @@ function stageTable(
     lines.push(
       `  ${String(stage.index).padStart(5)}  ${layerRange(stage.layers).padStart(9)}` +
         `${String(stage.layers.end - stage.layers.start).padStart(5)}  ${extras.padEnd(9)}  ` +
-        `${(stage.recompute === "none" ? "–" : stage.recompute).padEnd(9)} ${slowest ? paint(times, "bold") : times}  ` +
+        `${recomputed(stage).padEnd(9)} ${slowest ? paint(times, "bold") : times}  ` +
         (memory
           ? `${formatGib(memory.reservedBytes).padStart(5)}/${formatGib(memory.limitBytes).padEnd(5)} ` +
             paint(`${bar(share, barWidth, true)}`, style)
@@ -182,6 +215,12 @@ function stageTable(
     );
   }
   return lines;
+}
+
+/** In the width of its column. */
+function recomputed(stage: Plan["stages"][number]): string {
+  const words = recomputeWords(stage).replace("selective, full", "sel, full").replaceAll(" × ", "×");
+  return words === "none" ? "–" : words;
 }
 
 /** All stages, or of many the first, the last, the slowest and the one on the fullest rank. */

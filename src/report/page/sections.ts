@@ -1,5 +1,9 @@
 import type { MemoryEntry, Plan } from "../../contracts/index.js";
+import { moneyOf } from "../../plan/money.js";
 import type { StepSimulation } from "../../schedule/index.js";
+import { baselineFacts } from "../baselines.js";
+import { meshDegrees, recomputeWords, settingWords } from "../choices.js";
+import { confidenceOf } from "../confidence.js";
 import {
   certificateSentence,
   layerRange,
@@ -7,13 +11,13 @@ import {
   memoryTermLabels,
   type PlanFacts,
   provenanceMeaning,
-  scheduleTitle,
   stageExtras,
 } from "../facts.js";
 import {
   deviceRanges,
   formatBytes,
   formatCount,
+  formatDollars,
   formatGib,
   formatInteger,
   formatMilliseconds,
@@ -21,6 +25,8 @@ import {
   formatSeconds,
   plural,
 } from "../format.js";
+import { overheadSentence, savings } from "../relief.js";
+import { conventionSentence } from "../utilisation.js";
 import { html, type Markup } from "./markup.js";
 
 /** Longer tables get narrow rows. */
@@ -31,12 +37,8 @@ const memoryTerms = Object.keys(memoryTermLabels) as MemoryTerm[];
 
 export function pageHeader(plan: Plan, facts: PlanFacts): Markup {
   const degrees: Markup[] = [
-    html`<b>${facts.pipeline}</b> pipeline`,
-    html`<b>${facts.data}</b> data`,
-    html`<b>${facts.tensor}</b> tensor`,
-    ...(plan.mesh.sequenceParallel ? [html`sequence parallel`] : []),
-    html`<b>ZeRO-${plan.optimizer.zero}</b>`,
-    html`<b>${scheduleTitle(plan.schedule.name)}</b> schedule`,
+    ...meshDegrees(plan).map(({ axis, size }) => html`<b>${formatInteger(size)}</b> ${axis}`),
+    ...settingWords(plan).map((words) => html`${words}`),
     html`global batch <b>${formatInteger(plan.batch.global)}</b> = ${plural(plan.schedule.microBatches, "micro-batch")} of ${plan.batch.micro} × ${plural(facts.data, "replica")}`,
     html`sequence <b>${formatInteger(plan.batch.sequence)}</b>`,
   ];
@@ -56,13 +58,23 @@ export function cards(plan: Plan, facts: PlanFacts): Markup {
   const { estimate, certificate } = plan;
   const { fullestRank } = facts;
   const perDevice = estimate.tokensPerSecond / plan.cluster.devices;
+  const money = moneyOf(plan);
+  const price = money ? `, ${formatDollars(money.perMillionTokens)} a million` : "";
+  const { fullAttention } = estimate;
+  const whole = (share: number | undefined) =>
+    share === undefined ? "" : `; ${formatPercent(share)} with all pairs of tokens`;
   const tone = certificate.status === "optimal" ? "good" : certificate.status === "feasible" ? "warn" : "bad";
   const fill = fullestRank.share > 1 ? "bad" : fullestRank.share >= 0.9 ? "warn" : "";
   const entries: [string, string, string, string][] = [
     ["Step time", formatSeconds(estimate.stepSeconds), plural(plan.batch.global, "sequence"), ""],
-    ["Tokens per second", formatCount(estimate.tokensPerSecond), `${formatCount(perDevice)} a device`, ""],
-    ["MFU", formatPercent(estimate.mfu), "without recomputation", ""],
-    ["HFU", formatPercent(estimate.hfu), "with recomputation", ""],
+    [
+      "Tokens per second",
+      formatCount(estimate.tokensPerSecond),
+      `${formatCount(perDevice)} a device${price}`,
+      "",
+    ],
+    ["MFU", formatPercent(estimate.mfu), `without recomputation${whole(fullAttention?.mfu)}`, ""],
+    ["HFU", formatPercent(estimate.hfu), `with recomputation${whole(fullAttention?.hfu)}`, ""],
     [
       "Certificate",
       facts.certificateTitle,
@@ -80,7 +92,7 @@ export function cards(plan: Plan, facts: PlanFacts): Markup {
     ([name, value, detail, kind]) =>
       html`<div><dt>${name}</dt><dd class="value ${kind}">${value}</dd><dd class="detail">${detail}</dd></div>`,
   )}</dl>
-<p class="lead">${facts.bindingReason} <span>${certificateSentence(plan)}</span></p>`;
+<p class="lead">${facts.bindingReason} <span>${certificateSentence(plan)} ${confidenceOf(plan).sentence}</span></p>`;
 }
 
 export function timeSection(plan: Plan, facts: PlanFacts, step: StepSimulation): Markup {
@@ -100,18 +112,24 @@ export function timeSection(plan: Plan, facts: PlanFacts, step: StepSimulation):
     Math.abs(difference) < 5e-4
       ? "The simulator gives the same step time."
       : `The simulator gives ${formatSeconds(step.stepSeconds)} (${difference > 0 ? "+" : "−"}${formatPercent(Math.abs(difference))}).`;
-  const overhead = facts.overhead
-    ? ` ${facts.overhead.label} is the largest overhead: ${formatPercent(facts.overhead.share)}.`
-    : "";
+  const present = facts.time.filter(({ seconds }) => seconds > 0);
+  const gains = savings(plan);
   return html`<section id="time" aria-labelledby="time-title">
 <div class="head"><div><h2 id="time-title">Time of one step by kind</h2>
-<p class="note">Exposed time on the slowest path; what hides behind compute is not counted.${overhead} ${simulated}</p></div></div>
-<svg class="bar thick" viewBox="0 0 1000 26" preserveAspectRatio="none" role="img" aria-label="${facts.time.map(({ label, share }) => `${label} ${formatPercent(share)}`).join(", ")}"><rect class="track" width="1000" height="26"/>${parts}</svg>
+<p class="note">Exposed time on the slowest path; what hides behind compute is not counted. ${overheadSentence(plan, facts)} ${simulated}</p></div></div>
+<svg class="bar thick" viewBox="0 0 1000 26" preserveAspectRatio="none" role="img" aria-label="${present.map(({ label, share }) => `${label} ${formatPercent(share)}`).join(", ")}"><rect class="track" width="1000" height="26"/>${parts}</svg>
 <table><thead><tr><th scope="col">Kind</th><th scope="col" class="number">Seconds</th><th scope="col" class="number">Share</th></tr></thead>
-<tbody>${facts.time.map(({ term, label, seconds, share }) => {
+<tbody>${present.map(({ term, label, seconds, share }) => {
     const strong = term === facts.largest.term ? "strong" : "";
     return html`<tr><th scope="row" class="${strong}"><span class="keyed">${swatch(`time-${term}`)}${label}</span></th><td class="number ${strong}">${formatSeconds(seconds)}</td><td class="number ${strong}">${formatPercent(share)}</td></tr>`;
   })}<tr><th scope="row" class="strong">Step</th><td class="number strong">${formatSeconds(plan.estimate.stepSeconds)}</td><td class="number strong">100 %</td></tr></tbody></table>
+${
+  gains.length > 0 &&
+  html`<details open><summary>The same plan, priced again with one thing changed</summary><table><thead><tr><th scope="col">Changed</th><th scope="col">Acts on</th><th scope="col" class="number">Step</th><th scope="col" class="number">Saves</th></tr></thead><tbody>${gains.map(
+    ({ change, relieves, stepSeconds, share, ideal }) =>
+      html`<tr><th scope="row">${change}</th><td>${relieves.join(", ")}</td><td class="number">${formatSeconds(stepSeconds)}</td><td class="number">${ideal && "at most "}${formatPercent(share)}</td></tr>`,
+  )}</tbody></table></details>`
+}
 </section>`;
 }
 
@@ -166,7 +184,8 @@ export function stageSection(plan: Plan, facts: PlanFacts): Markup {
 <thead><tr><th scope="col">Stage</th><th scope="col">Layers</th><th scope="col" class="number">Count</th><th scope="col">Also holds</th><th scope="col">Recomputes</th><th scope="col" class="number">Forward ms</th><th scope="col" class="number">Backward ms</th><th scope="col">Global ranks</th></tr></thead>
 <tbody>${stages.map((stage) => {
     const strong = stage.index === facts.slowestStage.index ? "strong" : "";
-    const recompute = stage.recompute === "none" ? html`<span class="quiet">–</span>` : stage.recompute;
+    const repeated = recomputeWords(stage);
+    const recompute = repeated === "none" ? html`<span class="quiet">–</span>` : repeated;
     return html`<tr><th scope="row">${stage.index}</th><td>${layerRange(stage.layers)}</td><td class="number">${stage.layers.end - stage.layers.start}</td><td>${stageExtras(stage) || html`<span class="quiet">–</span>`}</td><td>${recompute}</td><td class="number ${strong}">${formatMilliseconds(stage.forwardSeconds)}</td><td class="number ${strong}">${formatMilliseconds(stage.backwardSeconds)}</td><td>${deviceRanges(stage.devices)}</td></tr>`;
   })}</tbody></table></div></section>`;
 }
@@ -198,8 +217,22 @@ export function rejectedSection(plan: Plan): Markup | undefined {
   })}</tbody></table></div></section>`;
 }
 
+export function baselineSection(plan: Plan): Markup | undefined {
+  const rules = baselineFacts(plan);
+  if (!rules.length) return undefined;
+  return html`<section id="baselines" class="long" aria-labelledby="baselines-title">
+<div class="head"><div><h2 id="baselines-title">Rules of thumb</h2><p class="note">What users of Megatron-LM choose without a search, priced by the same cost model.</p></div></div>
+<div class="scroll"><table><thead><tr><th scope="col">Rule</th><th scope="col">Its plan</th><th scope="col" class="number">Step time</th><th scope="col" class="number">Memory</th><th scope="col">Against this plan</th></tr></thead>
+<tbody>${rules.map(
+    ({ title, meaning, plan: words, stepSeconds, memoryBytes, verdict }) =>
+      html`<tr><th scope="row" title="${meaning}">${title}</th><td>${words}</td><td class="number">${stepSeconds === undefined ? "–" : formatSeconds(stepSeconds)}</td><td class="number">${memoryBytes === undefined ? "–" : formatBytes(memoryBytes)}</td><td>${verdict}</td></tr>`,
+  )}</tbody></table></div></section>`;
+}
+
 export function provenanceSection(plan: Plan): Markup {
   const { certificate, provenance, model, cluster, job } = plan;
+  const convention = conventionSentence(plan);
+  const price = cluster.dollarsPerHour;
   const hash = (sha256: string) => html`<code>${sha256}</code>`;
   const entries: [string, Markup | string][] = [
     ["Figures", html`${provenanceTag(plan)} ${provenanceMeaning[plan.estimate.provenance]}`],
@@ -217,9 +250,18 @@ export function provenanceSection(plan: Plan): Markup {
     ["Cluster hash", hash(cluster.sha256)],
     [
       "Job",
-      `parameters ${job.dtypes.parameters}, gradients ${job.dtypes.gradients}, optimizer ${job.optimizer} in ${job.dtypes.optimizer}, runtime ${job.runtime}, at most ${formatPercent(job.limits.memoryFraction)} of memory`,
+      `parameters ${job.dtypes.parameters}, gradients ${job.dtypes.gradients}, optimizer ${job.optimizer} in ${job.dtypes.optimizer}${job.dtypes.linear ? `, products of linear layers in ${job.dtypes.linear}` : ""}, runtime ${job.runtime}, at most ${formatPercent(job.limits.memoryFraction)} of memory`,
     ],
     ["Job hash", hash(provenance.job)],
+    ...(convention ? [["Utilisation", convention] as [string, string]] : []),
+    ...(price
+      ? [
+          [
+            "Price",
+            `${formatDollars(price.value)} a device and hour, ${price.provenance}: ${price.source}`,
+          ] as [string, string],
+        ]
+      : []),
     ["Written by", `mpopt ${provenance.mpopt}, ${provenance.createdAt}, seed ${provenance.seed}`],
   ];
   for (const [launcher, losses] of Object.entries(plan.lossyFor)) {
