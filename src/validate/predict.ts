@@ -41,7 +41,20 @@ class PricedCluster {
     this.#cache = cache;
   }
 
-  async estimate(run: RunInputs): Promise<Estimate | string> {
+  /** The run's prediction, or why there is none, as a clause. */
+  async predict(run: RunInputs): Promise<Prediction | string> {
+    const estimate = await this.#estimate(run);
+    if (typeof estimate === "string") return estimate;
+    const prediction = predictionOf(run, estimate);
+    if (prediction.feasible || run.recomputeStated) return prediction;
+    const least = await this.#estimate({
+      ...run,
+      configuration: { ...run.configuration, recompute: "full" },
+    });
+    return { ...prediction, feasible: typeof least !== "string" && fits(least) };
+  }
+
+  async #estimate(run: RunInputs): Promise<Estimate | string> {
     const { model, job, configuration, boundaries } = run;
     // Layers depend on sequence and types alone; the batch is the configuration's.
     const key = `${job.sequence}/${job.runtime}/${JSON.stringify(job.dtypes)}`;
@@ -96,9 +109,9 @@ export async function predictAll(
     }
     const on = priced.get(cluster) ?? new PricedCluster(cluster, cache);
     priced.set(cluster, on);
-    const estimate = await on.estimate(run);
-    if (typeof estimate === "string") result.unpredicted.push({ id: run.id, reason: estimate });
-    else result.predictions.push(predictionOf(run, estimate));
+    const prediction = await on.predict(run);
+    if (typeof prediction === "string") result.unpredicted.push({ id: run.id, reason: prediction });
+    else result.predictions.push(prediction);
     if (i % 64 === 63) {
       if (i % 256 === 255) {
         options.onProgress?.({ message: "predicting runs", fraction: (i + 1) / runs.length });
@@ -110,7 +123,12 @@ export async function predictAll(
   return result;
 }
 
-function predictionOf(run: RunInputs, { stepSeconds, terms, memory }: Estimate): Prediction {
+function fits({ memory }: Estimate): boolean {
+  return memory.every((entry) => entry.reservedBytes <= entry.limitBytes);
+}
+
+function predictionOf(run: RunInputs, estimate: Estimate): Prediction {
+  const { stepSeconds, terms, memory } = estimate;
   if (!(stepSeconds > 0) || !Number.isFinite(stepSeconds)) {
     throw new MpoptError(
       "E_PLAN_INVALID",
@@ -122,7 +140,7 @@ function predictionOf(run: RunInputs, { stepSeconds, terms, memory }: Estimate):
     id: run.id,
     stepSeconds,
     memoryGiB: Math.max(...bytes) / 2 ** 30,
-    feasible: memory.every((entry) => entry.reservedBytes <= entry.limitBytes),
+    feasible: fits(estimate),
     terms,
   };
 }

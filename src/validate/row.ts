@@ -94,6 +94,7 @@ function readRun(fields: RunFields): RunInputs {
       limits: { memoryFraction: 1, searchSeconds: 60 },
     },
     configuration,
+    recomputeStated: fields.text("recompute") !== "",
     schedule,
     boundaries: cutLayers(layers, pipeline * schedule.chunks, software.shortEnds),
   };

@@ -19,6 +19,8 @@ export interface RunInputs {
   nodes: number;
   job: Job;
   configuration: Configuration;
+  /** False where the row leaves recomputation open: the configuration has none then. */
+  recomputeStated: boolean;
   schedule: {
     /** Name in `schedule/named`. */
     name: string;
@@ -40,7 +42,7 @@ export interface Prediction {
   stepSeconds: number;
   /** Of the fullest device, in what the source calls memory: see `Software.memory`. */
   memoryGiB: number;
-  /** Whether what is reserved fits the device. */
+  /** Whether what is reserved fits the device, with whatever recomputation where the row leaves that open. */
   feasible: boolean;
   /** Exposed seconds by kind; they add up to `stepSeconds`. */
   terms: Estimate["terms"];

@@ -1,0 +1,105 @@
+import { describe, expect, it } from "vitest";
+import { type Software, softwareOfPrefix } from "../../src/validate/kinds.js";
+import { type ModelDimensions, modelOfDimensions } from "../../src/validate/models.js";
+
+const none: ModelDimensions = {
+  name: "",
+  layers: 1,
+  hidden: 1,
+  ffn: undefined,
+  heads: 1,
+  keyValueHeads: undefined,
+  vocabulary: undefined,
+  sequence: 1024,
+  experts: undefined,
+  topK: undefined,
+};
+const model = (
+  dimensions: Partial<ModelDimensions>,
+  software: Software = softwareOfPrefix("X"),
+  tensor = 1,
+) => modelOfDimensions({ ...none, ...dimensions }, software, tensor, "test");
+
+describe("models of a row's dimensions", () => {
+  // Published parameter counts, in units of 1e9.
+  it.each([
+    [{ name: "GPT-175B", layers: 96, hidden: 12288, heads: 96 }, 174.6],
+    [{ name: "Llama3.1-8B", layers: 32, hidden: 4096, ffn: 14336, heads: 32, keyValueHeads: 8 }, 8.03],
+    [{ name: "Llama2-13b", layers: 40, hidden: 5120, ffn: 13824, heads: 40 }, 13.02],
+    [{ name: "Nemotron4-340B", layers: 96, hidden: 18432, ffn: 73728, heads: 96, keyValueHeads: 8 }, 341],
+    [
+      { name: "Grok1-314B", layers: 64, hidden: 6144, ffn: 32768, heads: 48, keyValueHeads: 8, experts: 8 },
+      316,
+    ],
+    [
+      {
+        name: "Llama4-Maverick-400B",
+        layers: 48,
+        hidden: 5120,
+        ffn: 8192,
+        heads: 40,
+        keyValueHeads: 8,
+        experts: 128,
+      },
+      401,
+    ],
+    [
+      {
+        name: "GPT OSS 120B",
+        layers: 36,
+        hidden: 2880,
+        ffn: 2880,
+        heads: 64,
+        keyValueHeads: 8,
+        experts: 128,
+      },
+      117,
+    ],
+    [
+      {
+        name: "Qwen3_30B_a3B",
+        layers: 48,
+        hidden: 2048,
+        ffn: 768,
+        heads: 32,
+        keyValueHeads: 4,
+        experts: 128,
+      },
+      30.5,
+    ],
+    [{ name: "DeepSeek-V2", layers: 60, hidden: 5120, ffn: 1536, heads: 128, experts: 160 }, 235.7],
+    [{ name: "DeepSeek V3", layers: 61, hidden: 7168, ffn: 2048, heads: 128, experts: 256 }, 671],
+    [{ name: "Kimi-K2", layers: 61, hidden: 7168, ffn: 2048, heads: 64, experts: 384 }, 1026],
+    [
+      { name: "Mixtral 8x7B", layers: 32, hidden: 4096, ffn: 14336, heads: 32, keyValueHeads: 8, experts: 8 },
+      46.7,
+    ],
+  ])("have the published parameters: %o", (dimensions, billions) => {
+    expect(model(dimensions).parameterCount / 1e9 / billions).toBeCloseTo(1, 2);
+  });
+
+  it("pad the vocabulary as the software does", () => {
+    const dimensions = { layers: 2, hidden: 64, heads: 4, vocabulary: 50_257 };
+    const vocabulary = (prefix: string, tensor: number) =>
+      model(dimensions, softwareOfPrefix(prefix), tensor).architecture!.vocabulary;
+    expect(vocabulary("X", 8)).toBe(50_257);
+    expect(vocabulary("VTS", 1)).toBe(50_304);
+    expect(vocabulary("VTS", 8)).toBe(51_200);
+  });
+
+  it("materialise attention and drop out where the software does", () => {
+    const dimensions = { layers: 2, hidden: 64, heads: 4 };
+    const names = (prefix: string) =>
+      new Set(model(dimensions, softwareOfPrefix(prefix)).operators.map((operator) => operator.name));
+    expect(names("VTS")).toContain("softmax");
+    expect(names("VTS")).toContain("dropout");
+    expect(names("TITAN")).not.toContain("softmax");
+    expect(names("TITAN")).not.toContain("dropout");
+  });
+
+  it("are one object for equal dimensions", () => {
+    const dimensions = { layers: 3, hidden: 64, heads: 4 };
+    expect(model({ ...dimensions, name: "a" })).toBe(model({ ...dimensions, name: "b" }));
+    expect(model(dimensions)).not.toBe(model({ ...dimensions, layers: 4 }));
+  });
+});
