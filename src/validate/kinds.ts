@@ -24,6 +24,8 @@ export interface Software {
   dtype: Extract<Dtype, "bf16" | "f16">;
   /** Tensor-parallel degree inside an expert: that of the rest, or 1. */
   expertTensor: "tensor" | "one";
+  /** What `selective` recomputation repeats: the core of attention, or every other layer. */
+  selective: "attention" | "layers";
   /** The first and the last stage hold one layer less, as embedding and head are there. */
   shortEnds: boolean;
   /**
@@ -45,6 +47,7 @@ const unknown: Software = {
   bf16Gradients: "f32",
   dtype: "bf16",
   expertTensor: "tensor",
+  selective: "attention",
   shortEnds: false,
   memory: "reserved",
   source: "no source is known for this prefix: what most training code does today",
@@ -121,7 +124,12 @@ const softwareOf: Readonly<Record<string, Software>> = {
     name: "torchtitan",
     source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
   },
-  FMS: { ...fullySharded, name: "fms-fsdp" },
+  FMS: {
+    ...fullySharded,
+    name: "fms-fsdp",
+    selective: "layers",
+    source: "fms-fsdp: selective checkpointing wraps a share of the blocks",
+  },
   AUTOM: { ...fullySharded, name: "NeMo Automodel" },
   NEMO: { ...megatronCore, expertTensor: "one" },
   DGXC: megatronCore,

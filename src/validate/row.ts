@@ -54,7 +54,7 @@ function readRun(fields: RunFields): RunInputs {
   const layers = model.layers.filter((layer) => layer.kind === "block").length;
   const schedule = readSchedule(fields, pipeline, layers);
   const sharding = readZero(fields, software, { ranks: data * context, devicesPerNode });
-  const recompute = readRecompute(fields, layers / (pipeline * schedule.chunks));
+  const recompute = readRecompute(fields, software, layers / (pipeline * schedule.chunks));
   const sequenceParallel = fields.flag("sp") ?? software.sequenceParallel;
   const configuration: Configuration = {
     tensor,
@@ -212,6 +212,7 @@ function readZero(
 /** @param layersPerStage may be a fraction where stages differ. */
 function readRecompute(
   fields: RunFields,
+  software: Software,
   layersPerStage: number,
 ): { recompute: Recompute; recomputeLayers: number } {
   const text = fields.text("recompute").toLowerCase();
@@ -222,8 +223,9 @@ function readRecompute(
     case "none":
       return { recompute: "none", recomputeLayers: 0 };
     case "full":
+      return { recompute: "full", recomputeLayers: 0 };
     case "selective":
-      return { recompute: text, recomputeLayers: 0 };
+      return software.selective === "layers" ? half : { recompute: "selective", recomputeLayers: 0 };
     case "selective(op)":
     case "selective(layer)":
       return half;

@@ -139,6 +139,13 @@ describe("a row of runs", () => {
     expect(configured({ recompute })).toMatchObject({ recompute: kind, recomputeLayers: layers });
   });
 
+  it("reads selective recomputation as the software means it", () => {
+    expect(configured({ recompute: "selective" }, "FMS-1")).toMatchObject({
+      recompute: "none",
+      recomputeLayers: 4,
+    });
+  });
+
   it.each([
     ["", { parameters: "bf16", gradients: "f32" }],
     ["fp16", { parameters: "f16", gradients: "f16" }],
