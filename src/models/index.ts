@@ -4,11 +4,13 @@ import { checkDocument, type Model, MpoptError, readJson } from "../contracts/in
 import { checkModel } from "./check.js";
 import type { Kernels, Workload } from "./graph.js";
 import { importHuggingFace } from "./huggingface.js";
-import { presetConfig, presetNames } from "./presets/index.js";
+import { presetConfig, presetDimensions, presetNames } from "./presets/index.js";
+import { transformerModel } from "./transformer.js";
 
 export { checkModel } from "./check.js";
 export { importHuggingFace, supportedFamilies } from "./huggingface.js";
-export { presetConfig, presetNames } from "./presets/index.js";
+export { presetConfig, presetDimensions, presetNames } from "./presets/index.js";
+export { paddedVocabulary, type TransformerDimensions, transformerModel } from "./transformer.js";
 export * from "./workload.js";
 
 /**
@@ -26,6 +28,8 @@ export function loadModel(
   const path = fileOf(reference);
   if (path === undefined) {
     if (!presetNames.includes(reference)) throw unknown(reference);
+    const dimensions = presetDimensions(reference);
+    if (dimensions) return transformerModel(dimensions, options.kernels, { reference: options.reference });
     const where = `preset ${reference}`;
     return importHuggingFace(presetConfig(reference), where, {
       ...options,

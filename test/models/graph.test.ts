@@ -48,35 +48,40 @@ describe.each(models)("%s", (_name, load) => {
 
   it("has every parameter in exactly one layer, under one of the layer's modules", () => {
     const owner = new Map<string, string>();
+    const astray: string[] = [];
     for (const layer of model.layers) {
       for (const operator of operatorsOf(model, layer.id)) {
         for (const { tensor } of operator.inputs) {
           const parameter = tensors.get(tensor)!;
           if (parameter.kind !== "parameter") continue;
-          expect(owner.has(tensor)).toBe(false);
+          const named = layer.modules.some((module) => parameter.name!.startsWith(`${module}.`));
+          if (owner.has(tensor) || !named) astray.push(tensor);
           owner.set(tensor, layer.id);
-          expect(layer.modules.some((module) => parameter.name!.startsWith(`${module}.`))).toBe(true);
         }
       }
     }
+    expect(astray).toEqual([]);
     const parameters = model.tensors.filter((tensor) => tensor.kind === "parameter");
     expect([...owner.keys()].sort()).toEqual(parameters.map(({ id }) => id).sort());
   });
 
   it("writes every activation once, before it is read or saved", () => {
     const written = new Set<string>();
+    const wrong: string[] = [];
     const ready = (id: string) => tensors.get(id)!.kind !== "activation" || written.has(id);
     for (const operator of model.operators) {
-      for (const { tensor } of operator.inputs) expect(ready(tensor), operator.id).toBe(true);
-      for (const { tensor } of operator.outputs) {
-        expect(written.has(tensor)).toBe(false);
+      const { id, inputs, outputs, savedForBackward: saved } = operator;
+      if (!inputs.every(({ tensor }) => ready(tensor))) wrong.push(`${id} reads too early`);
+      for (const { tensor } of outputs) {
+        if (written.has(tensor)) wrong.push(`${id} writes ${tensor} again`);
         written.add(tensor);
       }
-      expect(operator.savedForBackward.every(ready), operator.id).toBe(true);
-      expect(new Set(operator.savedForBackward).size).toBe(operator.savedForBackward.length);
-      const touched = [...operator.inputs, ...operator.outputs].map(({ tensor }) => tensor);
-      expect(operator.savedForBackward.filter((id) => !touched.includes(id))).toEqual([]);
+      if (!saved.every(ready)) wrong.push(`${id} saves too early`);
+      if (new Set(saved).size !== saved.length) wrong.push(`${id} saves twice`);
+      const touched = new Set([...inputs, ...outputs].map(({ tensor }) => tensor));
+      if (!saved.every((tensor) => touched.has(tensor))) wrong.push(`${id} saves what it does not touch`);
     }
+    expect(wrong).toEqual([]);
   });
 
   it("maps every axis to a loop dimension, but for those that pack several outputs into one weight", () => {
@@ -93,25 +98,29 @@ describe.each(models)("%s", (_name, load) => {
   });
 
   it("uses every loop dimension in some operand", () => {
-    for (const operator of model.operators) {
+    const idle = model.operators.flatMap((operator) => {
       const used = new Set([...operator.inputs, ...operator.outputs].flatMap(({ dims }) => dims));
-      expect(operator.dims.filter(({ name }) => !used.has(name))).toEqual([]);
-    }
+      return operator.dims.filter(({ name }) => !used.has(name)).map(({ name }) => `${operator.id} ${name}`);
+    });
+    expect(idle).toEqual([]);
   });
 
   it("counts linear FLOPs as two a weight and token, of the chosen experts alone, and twice that backward", () => {
     const tokens = model.reference.batch * model.reference.sequence;
+    const wrong: string[] = [];
     for (const operator of model.operators) {
       if (operator.kind !== "linear" && operator.kind !== "grouped_linear") continue;
       const weights = operator.inputs
         .map(({ tensor }) => tensors.get(tensor)!)
         .filter((tensor) => tensor.kind === "parameter" && !tensor.name!.endsWith("bias"));
-      const expert = operator.dims.find(({ name }) => name === "expert")?.size ?? 1;
+      const size = (name: string) => operator.dims.find((dim) => dim.name === name)?.size ?? 1;
       const topK = Number(operator.attributes?.topK ?? 1);
       const all = weights.reduce((sum, weight) => sum + elements(weight.shape), 0);
-      expect(operator.flops.forward).toBe((2 * tokens * all * topK) / expert);
-      expect(operator.flops.backward).toBe(2 * operator.flops.forward);
+      const forward = (2 * tokens * size("prediction") * all * topK) / size("expert");
+      const { flops } = operator;
+      if (flops.forward !== forward || flops.backward !== 2 * forward) wrong.push(operator.id);
     }
+    expect(wrong).toEqual([]);
   });
 
   it("groups layers into blocks whose operators are equal", () => {

@@ -56,20 +56,29 @@ export function separateQkv(
   return out;
 }
 
+/** How one weight holds q, k and v: GPT-2's c_attn by part, GPT-NeoX and Megatron-LM by head. */
+export type FusedLayout = "gpt2" | "gpt_neox" | "megatron";
+
 /**
  * One operator for a module that holds q, k and v in one weight. GPT-2's c_attn stores
- * [hidden, (part, head, feature)], GPT-NeoX's query_key_value [(head, part, feature), hidden].
+ * [hidden, (part, head, feature)], GPT-NeoX's query_key_value [(head, part, feature), hidden], and Megatron-LM's
+ * linear_qkv the same for each group of heads that share a key: [(group, part, feature), hidden], where a group's
+ * parts are its queries, the key and the value.
  */
 export function fusedQkv(
   g: GraphBuilder,
-  spec: { module: string; bias: boolean; layout: "gpt2" | "gpt_neox" } & Heads,
+  spec: { module: string; bias: boolean; layout: FusedLayout } & Heads,
   x: Tensor,
 ): QueryKeyValue {
-  const { heads: head, headSize: headFeature } = spec;
+  const { heads: head, keyValueHeads: keyValueHead, headSize: headFeature } = spec;
   const { hidden } = axesOf(x) as { hidden: number };
-  const part = 3;
-  const columns = spec.layout === "gpt2" ? { part, head, headFeature } : { head, part, headFeature };
-  const weight = spec.layout === "gpt2" ? { hidden, ...columns } : { ...columns, hidden };
+  const columns: Readonly<Record<FusedLayout, Axes>> = {
+    gpt2: { part: 3, head, headFeature },
+    gpt_neox: { head, part: 3, headFeature },
+    megatron: { keyValueHead, part: head / keyValueHead + 2, headFeature },
+  };
+  const rows = columns[spec.layout];
+  const weight = spec.layout === "gpt2" ? { hidden, ...rows } : { ...rows, hidden };
   const out = queryKeyValue(g, spec);
   linear(
     g,
@@ -79,7 +88,7 @@ export function fusedQkv(
       features: { head, headFeature },
       fixed: ["headFeature"],
       weights: [g.parameter(`${spec.module}.weight`, weight)],
-      biases: spec.bias ? [g.parameter(`${spec.module}.bias`, columns)] : [],
+      biases: spec.bias ? [g.parameter(`${spec.module}.bias`, rows)] : [],
       outputs: [out.query, out.key, out.value],
     },
     x,

@@ -3,8 +3,8 @@ import { type DocumentContext, referenceWorkload } from "../context.js";
 import { GraphBuilder } from "../graph.js";
 import { architectureOf } from "./architecture.js";
 import { learnedPositions, outputHead, tokenEmbedding } from "./ends.js";
-import { decoderLayer } from "./layer.js";
-import { join, norm, projection, rescale } from "./parts.js";
+import { decoderLayer, decoderNorm } from "./layer.js";
+import { join, projection, rescale } from "./parts.js";
 import type { DecoderSpec } from "./spec.js";
 
 /** The document of a decoder: embedding, layers, further predictions, head. */
@@ -22,7 +22,7 @@ export function buildDecoder(c: DecoderSpec, context: DocumentContext): Model {
   const last = `layers.${c.layers.length - 1}`;
   const predecessors = [last, ...predicted.map((_, depth) => predictionId(depth))];
   g.layer({ id: "head", kind: "head", modules: [finalNorm, head], block: "head", predecessors }, () => {
-    const normed = norm(g, { id: "final_norm", kind: c.norm, module: finalNorm, epsilon: c.epsilon }, x);
+    const normed = decoderNorm(g, c, "final_norm", finalNorm, x);
     const { vocabulary, softCapLogits: softCap } = c;
     const tiedTo = c.tied ? table.weight : undefined;
     outputHead(g, { module: head, vocabulary, tiedTo, softCap }, stacked(g, c, normed, predicted));
@@ -43,7 +43,7 @@ function blockName({ layers }: DecoderSpec, i: number): string {
 }
 
 function embedding(g: GraphBuilder, c: DecoderSpec): { out: Tensor; weight: Tensor } {
-  const { names, vocabulary, hidden, epsilon } = c;
+  const { names, vocabulary, hidden } = c;
   const { embedding: module, embeddingNorm } = names;
   const modules = [module];
   if (names.positions) modules.push(names.positions.module);
@@ -53,8 +53,7 @@ function embedding(g: GraphBuilder, c: DecoderSpec): { out: Tensor; weight: Tens
     let { out } = table;
     if (c.scaledEmbedding) out = rescale(g, "scale", module, out);
     if (names.positions) out = learnedPositions(g, { ...names.positions, positions: c.maxSequence }, out);
-    if (embeddingNorm)
-      out = norm(g, { id: "embedding_norm", kind: c.norm, module: embeddingNorm, epsilon }, out);
+    if (embeddingNorm) out = decoderNorm(g, c, "embedding_norm", embeddingNorm, out);
     return { out, weight: table.weight };
   });
 }
@@ -71,14 +70,14 @@ const predictionId = (depth: number): string => `predictions.${depth}`;
  * once. Returns those, normed, one a depth.
  */
 function predictions(g: GraphBuilder, c: DecoderSpec, table: Tensor, x: Tensor): Tensor[] {
-  const { hidden, vocabulary, layers, names, norm: kind, epsilon } = c;
+  const { hidden, vocabulary, layers, names } = c;
   const outputs: Tensor[] = [];
   let previous = x;
   for (let depth = 0; depth < (c.nextTokenPredictions ?? 0); depth += 1) {
     const module = `${names.layers}.${layers.length + depth}`;
     const id = predictionId(depth);
     const normed = (id: string, name: string, input: Tensor) =>
-      norm(g, { id, kind, module: `${module}.${name}`, epsilon }, input);
+      decoderNorm(g, c, id, `${module}.${name}`, input);
     const spec = { id, kind: "head", modules: [module], block: "prediction", auxiliary: true } as const;
     g.layer(spec, () => {
       const words = { module: `${module}.embed_tokens`, vocabulary, features: { hidden }, tiedTo: table };

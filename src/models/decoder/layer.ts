@@ -6,6 +6,11 @@ import { latentQkv } from "./latent.js";
 import { add, mlp, norm, projection } from "./parts.js";
 import type { DecoderLayer, DecoderSpec } from "./spec.js";
 
+/** One of the norms over the hidden states. */
+export function decoderNorm(g: GraphBuilder, c: DecoderSpec, id: string, module: string, x: Tensor): Tensor {
+  return norm(g, { id, kind: c.norm, module, bias: c.normBias, epsilon: c.epsilon }, x);
+}
+
 /**
  * The operators of one decoder layer, in the order of execution: norm before each branch, residual around it.
  * Returns what the next layer reads.
@@ -19,7 +24,7 @@ export function decoderLayer(
 ): Tensor {
   const { names } = c;
   const normed = (id: string, name: string, input: Tensor) =>
-    norm(g, { id, kind: c.norm, module: `${module}.${name}`, epsilon: c.epsilon }, input);
+    decoderNorm(g, c, id, `${module}.${name}`, input);
 
   const attentionIn = normed("input_norm", names.attentionNorm, x);
   let branch = attentionBranch(g, c, layer, `${module}.${names.attention}`, attentionIn);
@@ -84,8 +89,8 @@ function headsQkv(g: GraphBuilder, c: DecoderSpec, layer: DecoderLayer, module: 
 
 function mlpBranch(g: GraphBuilder, c: DecoderSpec, layer: DecoderLayer, module: string, x: Tensor): Tensor {
   const { activation } = c;
-  const { up, down, gate, inputFirst, router = "gate", sharedExpert = "shared_experts" } = c.names;
-  const names = { up, down, ...(c.gated ? { gate } : {}) };
+  const { up, down, gate, fusedGate, inputFirst, router = "gate", sharedExpert = "shared_experts" } = c.names;
+  const names = { up, down, ...(c.gated ? { gate, fusedGate } : {}) };
   if (layer.experts) {
     return mixtureOfExperts(g, { ...layer.experts, module, router, sharedExpert, names, activation }, x);
   }

@@ -33,6 +33,8 @@ export interface NormSpec {
   module: string;
   /** False for a norm without gain (OPT's layer_norm_elementwise_affine). */
   affine?: boolean;
+  /** False for a layer norm with a gain alone (PaLM). */
+  bias?: boolean;
   epsilon: number;
 }
 
@@ -44,7 +46,8 @@ export function norm(g: GraphBuilder, spec: NormSpec, x: Tensor): Tensor {
   const weights = [];
   if (spec.affine !== false) {
     weights.push(g.parameter(`${spec.module}.weight`, weightAxes));
-    if (spec.kind === "layer_norm") weights.push(g.parameter(`${spec.module}.bias`, weightAxes));
+    const hasBias = spec.kind === "layer_norm" && spec.bias !== false;
+    if (hasBias) weights.push(g.parameter(`${spec.module}.bias`, weightAxes));
   }
   const out = g.activation(`${spec.id}.out`, axes);
   const forward = normFlops[spec.kind] * elements(axes);
@@ -234,6 +237,8 @@ export interface MlpNames {
   down: string;
   /** Present where the MLP is gated. */
   gate?: string;
+  /** `up` holds both weights of a gated MLP, one behind the other (Megatron-LM's linear_fc1). */
+  fusedGate?: boolean;
 }
 
 export interface MlpSpec extends MlpNames {
@@ -254,7 +259,8 @@ export function mlp(g: GraphBuilder, spec: MlpSpec, x: Tensor): Tensor {
   let inner: Tensor;
   let up: Tensor | undefined;
   if (spec.gate) {
-    const modules = [spec.gate, spec.up].map((name) => `${module}.${name}`);
+    const modules = (spec.fusedGate ? [spec.up] : [spec.gate, spec.up]).map((name) => `${module}.${name}`);
+    const rows: Axes = spec.fusedGate ? { part: 2, ffn } : { ffn };
     const gateOut = g.activation(`${prefix}gate`, { ...g.tokens, ffn });
     up = g.activation(`${prefix}up`, { ...g.tokens, ffn });
     linear(
@@ -262,10 +268,10 @@ export function mlp(g: GraphBuilder, spec: MlpSpec, x: Tensor): Tensor {
       {
         id: `${prefix}gate_up`,
         module: modules[0]!,
-        modules,
+        ...(spec.fusedGate ? {} : { modules }),
         features: { ffn },
-        weights: modules.map((name) => g.parameter(`${name}.weight`, { ffn, hidden })),
-        biases: spec.bias ? modules.map((name) => g.parameter(`${name}.bias`, { ffn })) : [],
+        weights: modules.map((name) => g.parameter(`${name}.weight`, { ...rows, hidden })),
+        biases: spec.bias ? modules.map((name) => g.parameter(`${name}.bias`, rows)) : [],
         outputs: [gateOut, up],
         attributes: { gated: true },
       },

@@ -1,4 +1,5 @@
 import type { Architecture } from "../../contracts/index.js";
+import type { FusedLayout } from "./attention.js";
 import type { RoutedExperts } from "./experts.js";
 
 /**
@@ -25,12 +26,14 @@ export interface DecoderNames {
   mlpNorm: string;
   mlp: string;
   /** Modules inside the attention. */
-  qkv: "separate" | { fused: string; layout: "gpt2" | "gpt_neox" };
+  qkv: "separate" | { fused: string; layout: FusedLayout };
   output: string;
   /** Modules inside the MLP. */
   up: string;
   down: string;
   gate: string;
+  /** `up` holds the weights of both in a gated MLP. */
+  fusedGate?: boolean;
   /** Modules inside a mixture of experts. */
   router?: string;
   sharedExpert?: string;
@@ -69,6 +72,8 @@ export interface DecoderSpec {
   gated: boolean;
   norm: Architecture["norm"];
   epsilon: number;
+  /** False for layer norms with a gain alone (PaLM). */
+  normBias?: boolean;
   bias: { qkv: boolean; output: boolean; mlp: boolean };
   positions: Architecture["positions"];
   ropeTheta?: number;
@@ -91,6 +96,25 @@ export interface DecoderSpec {
   /** Further tokens that training predicts at each position (DeepSeek-V3, 2024, section 2.2). */
   nextTokenPredictions?: number;
 }
+
+/** Names of Megatron-Core's GPTModel. */
+export const megatronNames: DecoderNames = {
+  embedding: "embedding.word_embeddings",
+  layers: "decoder.layers",
+  finalNorm: "decoder.final_layernorm",
+  head: "output_layer",
+  attentionNorm: "input_layernorm",
+  attention: "self_attention",
+  mlpNorm: "pre_mlp_layernorm",
+  mlp: "mlp",
+  qkv: { fused: "linear_qkv", layout: "megatron" },
+  output: "linear_proj",
+  up: "linear_fc1",
+  down: "linear_fc2",
+  gate: "linear_fc1",
+  fusedGate: true,
+  router: "router",
+};
 
 /** Names of Llama's modules, which most families share. */
 export const llamaNames: DecoderNames = {
