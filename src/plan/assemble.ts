@@ -12,12 +12,13 @@ import {
   weakestProvenance,
 } from "../contracts/index.js";
 import { placementName } from "../cost/placement.js";
-import { distinctLayers, modelFlops, scaledFlops } from "../models/workload.js";
+import { distinctLayers } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "../search/configuration.js";
 import type { PreparedSchedule } from "../search/preparedSchedule.js";
 import { layerTerms } from "../search/pricedLayer.js";
 import { longestUpdate, passTimes, rankMemory } from "../search/pricing.js";
 import type { StageCosts, StageSeconds } from "../search/stageCosts.js";
+import { utilisation } from "./utilisation.js";
 
 /** Axes of a configuration's mesh, outermost first; that of context parallelism only where it is used. */
 export function meshAxes({
@@ -125,22 +126,17 @@ export function assembleEstimate(
   schedule?: PreparedSchedule,
 ): Estimate {
   const { configuration } = costs;
-  const { pipeline, data, context, tensor, microBatches, microBatch } = configuration;
+  const { pipeline, data, context, tensor } = configuration;
   const width = data * context * tensor;
   const { job, cluster, compute, communication, memory } = models;
   const { stepSeconds, terms } = schedule
     ? simulatedStep(costs, boundaries, schedule)
     : closedFormStep(costs, boundaries);
-  const workload = { batch: job.globalBatch, sequence: job.sequence };
-  const flops = modelFlops(model, workload);
-  const useful = flops.forward + flops.backward;
-  const repeated = repeatedFlops(model, costs, boundaries, { batch: microBatch, sequence: job.sequence });
   const capacity = stepSeconds * pipeline * width * compute.peak(job.dtypes.parameters);
   return {
     stepSeconds,
     tokensPerSecond: (job.globalBatch * job.sequence) / stepSeconds,
-    mfu: useful / capacity,
-    hfu: (useful + repeated * microBatches * data) / capacity,
+    ...utilisation(model, job, costs, boundaries, capacity),
     provenance: weakestProvenance([
       compute.provenance,
       communication.provenance,
@@ -220,36 +216,6 @@ function workTerms(sum: (term: (typeof layerTerms)[number] | "transfer") => numb
   const terms = { ...noTerms, pipelineTransfer: sum("transfer") };
   for (const term of layerTerms) terms[term] = sum(term);
   return terms;
-}
-
-/** FLOPs of one micro-batch that recomputation repeats, all devices together. */
-function repeatedFlops(
-  model: Model,
-  costs: StageCosts,
-  boundaries: readonly number[],
-  workload: { batch: number; sequence: number },
-): number {
-  const { recompute, recomputeLayers } = costs.configuration;
-  if (recompute === "none" && recomputeLayers === 0) return 0;
-  const blocks = model.layers.filter((layer) => layer.kind === "block");
-  const repeatedOf = new Map<string, { selective: number; full: number }>();
-  for (const { block, operators } of distinctLayers(model)) {
-    const sum = { selective: 0, full: 0 };
-    for (const operator of operators) {
-      const { forward } = scaledFlops(operator, model.reference, workload);
-      sum.full += forward;
-      if (operator.kind === "attention") sum.selective += forward;
-    }
-    repeatedOf.set(block, sum);
-  }
-  let flops = 0;
-  for (let stage = 0; stage + 1 < boundaries.length; stage++) {
-    for (let layer = boundaries[stage]!; layer < boundaries[stage + 1]!; layer++) {
-      const kind = layer < boundaries[stage]! + recomputeLayers ? "full" : recompute;
-      if (kind !== "none") flops += repeatedOf.get(blocks[layer]!.block)![kind];
-    }
-  }
-  return flops;
 }
 
 /** The parts of a plan that name its inputs. */

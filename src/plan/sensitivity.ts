@@ -97,7 +97,7 @@ function overlapChanges(cluster: Cluster): Change[] {
   const all: Quantity = { value: 1, provenance: "assumed", source: "all of it hidden" };
   const { overlap } = cluster;
   const kinds: [keyof Cluster["overlap"], string][] = [
-    ["gradientReduction", "gradient reduction wholly beside the last backward pass"],
+    ["gradientReduction", "gradient reduction wholly beside the last backward"],
     ["pipelineTransfer", "pipeline transfers wholly beside compute"],
     ["tensor", "tensor-parallel communication wholly beside compute"],
     ["contextExchange", "context exchange wholly beside compute"],

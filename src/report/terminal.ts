@@ -123,7 +123,7 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
     const wide = Math.max(...gains.map(({ change }) => [...change].length));
     for (const { change, stepSeconds, share, ideal } of gains) {
       lines.push(
-        `  ${truncate(change, width - 46).padEnd(Math.min(wide, width - 46))}${formatSeconds(stepSeconds).padStart(10)}` +
+        `  ${truncate(change, width - 38).padEnd(Math.min(wide, width - 38))}${formatSeconds(stepSeconds).padStart(10)}` +
           `  ${paint(ideal ? "saves at most" : "saves", "dim")} ${formatPercent(share)}`,
       );
     }
