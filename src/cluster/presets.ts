@@ -7,22 +7,27 @@ import {
   type Link,
   MpoptError,
 } from "../contracts/index.js";
-import { aliases, type Part, parts } from "./parts.js";
+import { nodeCurves, nodeLatency } from "./curves.js";
+import { aliases, attentionShare, type Part, parts } from "./parts.js";
 
 export const clusterPresetNames: readonly string[] = Object.keys(parts);
 
 /**
- * Seconds that a kernel loses to launch, ramp-up and the last wave of tiles. With it, achieved rate =
- * best rate x t / (t + tail), t the time at the best rate, which follows the GEMM efficiencies by shape that
- * SimuMax publishes for A100 (59 % of peak at 24 GFLOP, 69-74 % at 137 GFLOP, 75 % beyond 1 TFLOP).
+ * Seconds that a product of unknown shape loses to launch, ramp-up and the last wave of tiles. With it, achieved
+ * rate = best rate x t / (t + tail), t the time at the best rate, which follows the GEMM efficiencies that SimuMax
+ * publishes for A100 (59 % of peak at 24 GFLOP, 69-74 % at 137 GFLOP, 75 % beyond 1 TFLOP).
  */
 const gemmTailSeconds = 22e-6;
 
 /** Same for kernels that are bound by memory: 4-5 us of launch and ramp-up (SimuMax fits 30-40 us for whole operators). */
 const memoryTailSeconds = 5e-6;
 
-/** Flash attention reaches about 0.7 of the best matrix product in the forward pass (FlashAttention-2, figure 4). */
-const attentionShare = 0.7;
+/**
+ * Rate of moving tokens to their experts and back over that of other passes over memory: fused permutations on B200
+ * reach 0.51 and 0.67 of the data sheet's bandwidth (SimuMax configs/system/b200_bf16_ceperm.json, `permute_bwd`,
+ * `default`); unfused ones on A100 0.19 and 0.91 of 1600 GB/s.
+ */
+const permuteShare = 0.76;
 
 function curve(best: number, tailSeconds: number): ComputeTable["points"] {
   const points = [];
@@ -33,29 +38,40 @@ function curve(best: number, tailSeconds: number): ComputeTable["points"] {
   return points;
 }
 
+/** Best matrix product of a part in a type: measured in 16 bit and fp8, the same share of the peak elsewhere. */
+function bestProduct(part: Part, dtype: Dtype): number {
+  const { peakFlopsPerSecond: peaks, achievedFlopsPerSecond, achievedFp8FlopsPerSecond } = part;
+  if (achievedFp8FlopsPerSecond && dtype === "fp8") return achievedFp8FlopsPerSecond;
+  if (achievedFp8FlopsPerSecond && dtype === "fp4")
+    return (achievedFp8FlopsPerSecond * peaks.fp4!) / peaks.fp8!;
+  return (achievedFlopsPerSecond * (peaks as Partial<Record<Dtype, number>>)[dtype]!) / peaks.f16;
+}
+
 function computeTables(part: Part): ComputeTable[] {
   const tables: ComputeTable[] = [];
-  const share = part.achievedFlopsPerSecond / part.peakFlopsPerSecond.bf16;
   const add = (operator: ComputeTable["operator"], dtype: Dtype, best: number, source: string) => {
     const unit = operator === "gemm" || operator === "attention" ? "flop" : "byte";
     const tail = unit === "flop" ? gemmTailSeconds : memoryTailSeconds;
     tables.push({ operator, dtype, unit, points: curve(best, tail), provenance: "assumed", source });
   };
-  for (const [dtype, peak] of Object.entries(part.peakFlopsPerSecond)) {
-    add("gemm", dtype as Dtype, peak * share, `${part.sources.compute}; same share of the peak in ${dtype}`);
+  for (const dtype of Object.keys(part.peakFlopsPerSecond) as Dtype[]) {
+    const narrow = dtype === "fp8" || dtype === "fp4";
+    const source =
+      narrow && part.achievedFp8FlopsPerSecond
+        ? part.sources.compute.replace("bf16", "fp8")
+        : part.sources.compute;
+    add("gemm", dtype, bestProduct(part, dtype), `${source}; the same share of the peak where unmeasured`);
   }
-  const attention = part.achievedFlopsPerSecond * attentionShare;
   for (const dtype of ["bf16", "f16"] as const) {
-    add(
-      "attention",
-      dtype,
-      attention,
-      `${part.sources.compute} x ${attentionShare} (FlashAttention-2, figure 4)`,
-    );
+    if (!part.peakFlopsPerSecond[dtype]) continue;
+    const source = `${part.sources.compute} x ${attentionShare} (SimuMax configs/system, sdp_fwd)`;
+    add("attention", dtype, part.achievedFlopsPerSecond * attentionShare, source);
   }
   const bandwidth = part.memoryBytesPerSecond * part.memoryEfficiency;
   for (const operator of ["elementwise", "reduction", "copy"] as const) {
-    for (const dtype of ["bf16", "f32"] as const) add(operator, dtype, bandwidth, part.sources.memory);
+    const share = operator === "copy" ? permuteShare : 1;
+    const source = share === 1 ? part.sources.memory : `${part.sources.memory}, x ${share} for permutations`;
+    for (const dtype of ["bf16", "f32"] as const) add(operator, dtype, bandwidth * share, source);
   }
   return tables;
 }
@@ -81,18 +97,21 @@ function deviceOf(name: string, count: number): Device {
     memoryBytesPerSecond: assumed(part.memoryBytesPerSecond, dataSheet),
     launchSeconds: assumed(5e-6, "typical time from the call to the start of a kernel"),
     compute: computeTables(part),
+    multiprocessors: assumed(part.multiprocessors, dataSheet),
+    hostBytesPerSecond: assumed(part.hostBytesPerSecond, part.sources.host),
+    dollarsPerHour: assumed(part.dollarsPerHour, part.sources.price),
   };
 }
 
 /** The links inside a node, and those of its network card. */
-function linksOf({ nodeBytesPerSecond, networkBytesPerSecond, sources }: Part): {
-  node: Link;
-  network: Link;
-} {
-  const ringStep = "per ring step of an 8-GPU all-reduce of 32 KiB (stas00/ml-engineering)";
+function linksOf(part: Part): { node: Link; network: Link } {
+  const { nodeBytesPerSecond, networkBytesPerSecond, sources } = part;
   return {
     node: {
-      latencySeconds: assumed(3e-6, ringStep),
+      latencySeconds:
+        part.nodeLatencySeconds === undefined
+          ? assumed(nodeLatency.seconds, nodeLatency.source)
+          : assumed(part.nodeLatencySeconds, sources.links),
       bytesPerSecond: assumed(nodeBytesPerSecond, sources.links),
       points: [],
     },
@@ -127,6 +146,7 @@ interface PresetGroup {
   size: number;
   link: Link;
   upward: Link;
+  curves?: Part["nodeCurves"];
 }
 
 /** A level in the shortest form that says it: one size and one link where they are the same everywhere. */
@@ -134,10 +154,14 @@ function levelOf(name: string, groups: readonly PresetGroup[]): Level {
   const [first] = groups;
   const equalSizes = groups.every(({ size }) => size === first!.size);
   const equalLinks = groups.every(({ link }) => sameLink(link, first!.link));
+  // Those of the first group's part: elsewhere they follow the group's own link.
+  const { curves } = first!;
+  const borrowed = groups.some((group) => group.curves?.node !== curves?.node || group.curves?.borrowed);
   return {
     name,
     ...(equalSizes ? { groupSize: first!.size } : { groupSizes: groups.map(({ size }) => size) }),
     ...(equalLinks ? { link: first!.link } : { links: groups.map(({ link }) => link) }),
+    ...(curves ? { collectives: nodeCurves(curves.node, borrowed) } : {}),
   };
 }
 
@@ -155,7 +179,8 @@ function levelsOf(terms: readonly Nodes[]): Level[] {
     const { node, network } = linksOf(term.part);
     const size = largestDivisorUpTo(term.nodes, term.part.nodesInDomain);
     const group = { link: node, upward: network };
-    for (let i = 0; i < term.nodes; i++) nodes.push({ ...group, size: term.devicesPerNode });
+    const { nodeCurves: curves } = term.part;
+    for (let i = 0; i < term.nodes; i++) nodes.push({ ...group, size: term.devicesPerNode, curves });
     for (let i = 0; i < term.nodes; i += size) domains.push({ ...group, size });
   }
   const result = [levelOf("node", nodes)];

@@ -97,6 +97,9 @@ export function withLinkSpeed(cluster: Cluster, factor: number, level?: string):
         collectives: collectives.map((curve) => ({
           ...curve,
           points: faster(curve.points, factor),
+          ...(curve.link && {
+            link: { ...curve.link, bytesPerSecond: scaled(curve.link.bytesPerSecond, factor) },
+          }),
           provenance: "assumed" as const,
           source: `${curve.source}, ${factor} times as fast`,
         })),

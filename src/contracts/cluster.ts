@@ -108,6 +108,11 @@ export const collectiveCurveSchema = z.object({
   collective: z.enum(["allReduce", "reduceScatter", "allGather", "allToAll"]),
   ranks: z.int().min(2),
   points: z.array(z.object({ bytes: z.number().positive(), seconds: z.number().positive() })).min(1),
+  /**
+   * The link that the times belong to. Where the level's link is another, as after a calibration, latency and volume
+   * follow it; and collectives without curves of their own are derived from this one.
+   */
+  link: linkSchema.pick({ latencySeconds: true, bytesPerSecond: true }).optional(),
   provenance: provenanceSchema,
   source: z.string(),
 });

@@ -1,4 +1,6 @@
+import { attentionShare } from "../cluster/parts.js";
 import {
+  bytesPerElement,
   type ComputeTable,
   type Device,
   type Dtype,
@@ -6,7 +8,9 @@ import {
   type Provenance,
   weakestProvenance,
 } from "../contracts/index.js";
-import { type CurvePoint, interpolateLog } from "./interpolate.js";
+import { attentionSeconds } from "./attention.js";
+import { gemmSeconds } from "./gemm.js";
+import { type CurvePoint, interpolateLog, interpolateScattered, type ScatteredPoint } from "./interpolate.js";
 import type { AttentionShape, GemmShape } from "./shapes.js";
 
 /** Work of one operator on one device, after sharding. */
@@ -28,18 +32,25 @@ export interface Work {
 export type Pass = "forward" | "backward";
 
 interface Curve {
+  table: ComputeTable;
   points: CurvePoint[];
   provenance: Provenance;
 }
 
+/** How far a shape may be from a measured one, in logarithms of its sides, to be called measured: a factor of 2. */
+const measuredDistance = Math.log(2);
+
 /**
  * Time of operators on one kind of device: a roofline whose two roofs are the device's measured or assumed
- * curves of achieved rate against size (Williams et al. 2009, with size-dependent roofs).
+ * curves of achieved rate against size (Williams et al. 2009, with size-dependent roofs). Where a GPU states its
+ * multiprocessors, matrix products and flash attention are priced by their shapes, and products that were
+ * measured correct the price of those near them. `device.efficiency` multiplies every rate of a kernel.
  */
 export class ComputeModel {
   readonly device: Device;
   readonly #curves = new Map<string, Curve>();
   readonly #calls = new Map<string, Curve | undefined>();
+  readonly #corrections = new Map<Dtype, ScatteredPoint[]>();
   readonly #used = new Set<Provenance>();
 
   constructor(device: Device) {
@@ -57,6 +68,14 @@ export class ComputeModel {
    */
   seconds(work: Work): number {
     if (work.flops === 0 && work.bytes === 0) return 0;
+    const { shape, attention } = work;
+    const multiprocessors = this.device.type === "cpu" ? undefined : this.device.multiprocessors;
+    if (multiprocessors && work.kind === "gemm" && shape && work.flops > 0) {
+      return this.#gemmSeconds(work, shape, multiprocessors.value);
+    }
+    if (multiprocessors && work.kind === "attention" && attention && work.flops > 0) {
+      return this.#attentionSeconds(work, attention, multiprocessors.value);
+    }
     const byFlops = countsFlops(work.kind);
     const memoryKind = byFlops ? "elementwise" : work.kind;
     const memory = work.bytes > 0 ? work.bytes / this.#rate(memoryKind, work.dtype, work.bytes) : 0;
@@ -108,6 +127,11 @@ export class ComputeModel {
   }
 
   #rate(kind: Work["kind"], dtype: Dtype, work: number): number {
+    const curve = this.#curve(kind, dtype);
+    return interpolateLog(curve.points, work) * this.#efficiency(kind);
+  }
+
+  #curve(kind: Work["kind"], dtype: Dtype): Curve {
     const key = `${kind}/${dtype}`;
     let curve = this.#curves.get(key);
     if (!curve) {
@@ -115,7 +139,77 @@ export class ComputeModel {
       this.#curves.set(key, curve);
     }
     this.#used.add(curve.provenance);
-    return interpolateLog(curve.points, work);
+    return curve;
+  }
+
+  #efficiency(kind: Work["kind"]): number {
+    const factor = this.device.efficiency?.[countsFlops(kind) ? (kind as "gemm" | "attention") : "memory"];
+    if (!factor) return 1;
+    this.#used.add(factor.provenance);
+    return factor.value;
+  }
+
+  /** Rate of the largest passes over memory. */
+  #memoryRate(dtype: Dtype): number {
+    return this.#curve("elementwise", dtype).points.at(-1)!.y * this.#efficiency("elementwise");
+  }
+
+  #gemmSeconds({ dtype, bytes }: Work, shape: GemmShape, multiprocessors: number): number {
+    const curve = this.#curve("gemm", dtype);
+    const roofs = {
+      flopsPerSecond: bestRate(curve) * this.#efficiency("gemm"),
+      bytesPerSecond: this.#memoryRate(dtype),
+      multiprocessors,
+    };
+    // The operator counts one write of a result in its own type; a sum in f32 is read and written.
+    const more = shape.accumulates ? 8 - Math.max(2, bytesPerElement[dtype]) : 0;
+    const moved = bytes + (bytes > 0 ? more * shape.m * shape.n * (shape.groups ?? 1) : 0);
+    const seconds = gemmSeconds(shape, moved, roofs);
+    const corrections = this.#correctionsOf(curve, dtype, multiprocessors);
+    if (corrections.length === 0) {
+      // The model of shapes is fitted, whatever the rate that it starts from.
+      this.#used.add("fitted");
+      return seconds;
+    }
+    const groups = Math.cbrt(Math.max(1, shape.groups ?? 1));
+    const place = [shape.m * groups, shape.n * groups, shape.k * groups].map(Math.log);
+    const { value, distance } = interpolateScattered(corrections, place);
+    if (distance > measuredDistance) this.#used.add("fitted");
+    return seconds * Math.exp(value);
+  }
+
+  /** Logarithms of measured over modelled seconds at the shapes that were measured; none for an assumed table. */
+  #correctionsOf({ table, points }: Curve, dtype: Dtype, multiprocessors: number): ScatteredPoint[] {
+    let known = this.#corrections.get(dtype);
+    if (known) return known;
+    known = [];
+    if (table.provenance === "measured") {
+      const roofs = {
+        flopsPerSecond: Math.max(...points.map(({ y }) => y)),
+        bytesPerSecond: this.#curve("elementwise", dtype).points.at(-1)!.y,
+        multiprocessors,
+      };
+      for (const { work, rate, shape } of table.points) {
+        const side = Math.cbrt(work / 2);
+        const { m = side, n = side, k = side } = shape ?? {};
+        const bytes = bytesPerElement[table.dtype] * (m * k + k * n + m * n);
+        const modelled = gemmSeconds({ m, n, k }, bytes, roofs);
+        known.push({ place: [m, n, k].map(Math.log), value: Math.log(work / rate / modelled) });
+      }
+    }
+    this.#corrections.set(dtype, known);
+    return known;
+  }
+
+  #attentionSeconds({ dtype, flops, bytes }: Work, shape: AttentionShape, multiprocessors: number): number {
+    const curve = this.#curve("attention", dtype);
+    this.#used.add("fitted");
+    const share = curve.table.operator === "gemm" ? attentionShare : 1;
+    return attentionSeconds(shape, flops, bytes, {
+      flopsPerSecond: share * bestRate(curve) * this.#efficiency("attention"),
+      bytesPerSecond: this.#memoryRate(dtype),
+      multiprocessors,
+    });
   }
 
   #findCall({ kind, name, dtype }: Work, pass: Pass): Curve | undefined {
@@ -128,7 +222,7 @@ export class ComputeModel {
         (table.name ?? name) === name,
     );
     const table = tables.find((each) => each.name !== undefined) ?? tables[0];
-    return table ? { points: curvePoints(table), provenance: table.provenance } : undefined;
+    return table ? { table, points: curvePoints(table), provenance: table.provenance } : undefined;
   }
 
   /** Curves of kernels that stand for both passes and for all operators of their kind. */
@@ -148,6 +242,7 @@ export class ComputeModel {
       if (!table) continue;
       const exact = table.operator === kind && table.dtype === dtype;
       return {
+        table,
         points: curvePoints(table),
         // A curve that stands in for another one is an assumption, however well it was measured.
         provenance: exact || table.unit === "byte" ? table.provenance : "assumed",
@@ -172,14 +267,25 @@ function countsFlops(kind: Work["kind"]): boolean {
   return kind === "gemm" || kind === "attention";
 }
 
+/** The largest rate that a curve shows. */
+function bestRate({ points }: Curve): number {
+  return points.reduce((best, { y }) => Math.max(best, y), 0);
+}
+
 function curvePoints(table: ComputeTable): CurvePoint[] {
   return table.points.map(({ work, rate }) => ({ x: work, y: rate })).sort((a, b) => a.x - b.x);
 }
 
+/** Narrow products run in 16 bit where a device has no faster unit for them. */
+const substitutes: Partial<Record<Dtype, readonly Dtype[]>> = {
+  bf16: ["bf16", "f16", "f32"],
+  f16: ["bf16", "f16", "f32"],
+  fp8: ["bf16", "f16", "f32"],
+  fp4: ["fp8", "bf16", "f16", "f32"],
+};
+
 function closestWidth(tables: readonly ComputeTable[], dtype: Dtype): ComputeTable | undefined {
-  const sixteen = dtype === "bf16" || dtype === "f16";
-  const preference: Dtype[] = sixteen ? ["bf16", "f16", "f32"] : ["f32", "tf32", "bf16"];
-  for (const candidate of preference) {
+  for (const candidate of substitutes[dtype] ?? ["f32", "tf32", "bf16"]) {
     const table = tables.find((each) => each.dtype === candidate);
     if (table) return table;
   }

@@ -10,6 +10,8 @@ export interface GemmShape {
   groups?: number;
   /** The result is added to f32 sums in memory, as gradients of weights are over micro-batches. */
   accumulates?: boolean;
+  /** Each group is a kernel of its own, as the experts of a grouped linear layer are. */
+  separate?: boolean;
 }
 
 /** Flash attention of one device. */
@@ -68,12 +70,12 @@ export function productShapes(
     ? batchedShape(operator, context)
     : linearShape(operator, flops, context);
   if (!forward) return undefined;
-  const { m, n, k, groups } = forward;
+  const { m, n, k, ...rest } = forward;
   const isLinear = !isMaterialized(operator);
   return {
     forward,
-    inputGradient: { m, n: k, k: n, groups },
-    weightGradient: { m: k, n, k: m, groups, ...(isLinear ? { accumulates: true } : {}) },
+    inputGradient: { m, n: k, k: n, ...rest },
+    weightGradient: { m: k, n, k: m, ...rest, ...(isLinear ? { accumulates: true } : {}) },
   };
 }
 
@@ -103,7 +105,8 @@ function linearShape(operator: Operator, flops: number, context: ShapeContext): 
     0,
   );
   if (!contracted.includes(true)) return undefined;
-  return { m: flops / (2 * elements), n: elements / (k * groups), k, groups };
+  const shape = { m: flops / (2 * elements), n: elements / (k * groups), k };
+  return grouped ? { ...shape, groups, separate: true } : shape;
 }
 
 /** Products of attention: one for each sequence and head. */

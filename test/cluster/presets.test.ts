@@ -13,24 +13,37 @@ import { parts } from "../../src/cluster/parts.js";
 import { checkDocument } from "../../src/contracts/index.js";
 
 describe("cluster presets", () => {
-  it.each(clusterPresetNames)("%s is a valid document whose every figure is assumed and sourced", (name) => {
-    const cluster = clusterPreset(`${name}:8x16`);
-    checkDocument("cluster", JSON.parse(JSON.stringify(cluster)), name);
-    expect(deviceCount(cluster)).toBe(128);
-    expect(cluster.topology.levels.reduce((product, level) => product * level.groupSize!, 1)).toBe(128);
-    const quantities = JSON.stringify(cluster).match(/"provenance":"(\w+)","source":"([^"]*)"/g)!;
-    expect(quantities.length).toBeGreaterThan(20);
-    for (const quantity of quantities) expect(quantity).toMatch(/"assumed","source":"[^"]{10,}"/);
-  });
+  it.each(clusterPresetNames)(
+    "%s is a valid document whose every figure is sourced, and assumed but for collectives",
+    (name) => {
+      const cluster = clusterPreset(`${name}:8x16`);
+      checkDocument("cluster", JSON.parse(JSON.stringify(cluster)), name);
+      expect(deviceCount(cluster)).toBe(128);
+      expect(cluster.topology.levels.reduce((product, level) => product * level.groupSize!, 1)).toBe(128);
+      const levels = cluster.topology.levels.map(({ collectives: _, ...level }) => level);
+      const quantities = JSON.stringify({ ...cluster, topology: { levels } }).match(
+        /"provenance":"(\w+)","source":"([^"]*)"/g,
+      )!;
+      expect(quantities.length).toBeGreaterThan(20);
+      for (const quantity of quantities) expect(quantity).toMatch(/"assumed","source":"[^"]{10,}"/);
+    },
+  );
 
   it("has the parts that the documentation names", () => {
     expect(Object.keys(parts)).toEqual([
+      "v100-32",
       "a100-40",
       "a100-80",
+      "a800-80",
       "h100-sxm",
+      "h100-96",
+      "h100-pcie",
+      "h20",
       "h200-sxm",
       "b200",
+      "b300",
       "gb200",
+      "gb300",
       "mi300x",
     ]);
   });
@@ -46,6 +59,34 @@ describe("cluster presets", () => {
         for (const point of table.points) expect(point.rate).toBeLessThan(peak);
       }
     }
+  });
+
+  it("never promises a collective above the data sheet's link", () => {
+    // One direction, bytes per second: NVLink 3, 4 and 5. Sums in the switch (NVLink SHARP) halve what ranks send.
+    const lines = { "a100-80": 300e9, "h200-sxm": 450e9, b200: 900e9 };
+    for (const [name, line] of Object.entries(lines)) {
+      const [level] = clusterPreset(name).topology.levels;
+      expect(level!.link!.bytesPerSecond.value).toBeLessThan(line);
+      expect(level!.collectives!.map(({ ranks }) => ranks)).toContain(8);
+      for (const { ranks, points } of level!.collectives!) {
+        expect(points.map(({ bytes }) => bytes)).toEqual(
+          points.map(({ bytes }) => bytes).sort((a, b) => a - b),
+        );
+        for (const { bytes, seconds } of points) {
+          expect((2 * (ranks - 1) * bytes) / ranks / seconds).toBeLessThan(1.1 * line);
+        }
+      }
+    }
+  });
+
+  it("calls curves measured on the part that was measured, and assumed on one with the same links", () => {
+    const provenance = (name: string) => [
+      ...new Set(clusterPreset(name).topology.levels[0]!.collectives?.map((curve) => curve.provenance) ?? []),
+    ];
+    expect(provenance("a100-80")).toEqual(["measured"]);
+    expect(provenance("h200-sxm")).toEqual(["fitted", "measured"]);
+    expect(provenance("h100-sxm")).toEqual(["assumed"]);
+    expect(provenance("h100-pcie")).toEqual([]);
   });
 
   it("joins an NVL72 rack by its fast links", () => {

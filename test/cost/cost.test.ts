@@ -8,7 +8,10 @@ import { interpolateLog } from "../../src/cost/interpolate.js";
 import { inFlightMicroBatches, MemoryModel, stateBytes } from "../../src/cost/memory.js";
 
 const cluster = clusterPreset("h100-sxm:8x16");
-const communication = new CommunicationModel(cluster);
+/** The same with links alone: no curves of collectives. */
+const bare = structuredClone(cluster);
+delete bare.topology.levels[0]!.collectives;
+const communication = new CommunicationModel(bare);
 const compute = new ComputeModel(cluster.devices[0]!);
 
 describe("interpolateLog", () => {

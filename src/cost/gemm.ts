@@ -1,0 +1,106 @@
+import type { GemmShape } from "./shapes.js";
+
+/** What a device can do at best, for one type. */
+export interface GemmRoofs {
+  /** Largest rate that any matrix product was seen to reach. */
+  flopsPerSecond: number;
+  /** Rate of large passes over memory. */
+  bytesPerSecond: number;
+  /** Multiprocessors that tiles spread over. */
+  multiprocessors: number;
+}
+
+/** Constants of the model below. All are `fitted` unless said otherwise. */
+export interface GemmConstants {
+  /** Rate of full waves over the best rate: the best shape still pays for its prologue. */
+  waveShare: number;
+  /** Rate over long times over the best rate, where power is the limit: idle multiprocessors lend theirs. */
+  sustainedShare: number;
+  /** Loss of a tile's rate for each part that its operands take more of than those of a 128 x 256 tile. */
+  tileLoss: number;
+  /** Prologue and epilogue of a tile, in steps of k. */
+  prologue: number;
+  /** Exponent that joins compute and memory: 1 adds them up, infinity takes the longer. */
+  overlap: number;
+  /** Seconds between two kernels of one stream; assumed, as the empty kernels of CUDA graphs. */
+  tailSeconds: number;
+  /** Seconds that each group adds where groups are kernels of their own, on several streams. */
+  groupSeconds: number;
+}
+
+/**
+ * Fitted to the 195 products of SimuMax's configs/system/a100_pcie.json (Megatron shapes, three layouts): median
+ * error 2 %, p90 7 %. `groupSeconds` is from the 108 grouped products of b200_bf16_ceperm.json. `bench/kernels`
+ * repeats the fit and tries it on the other device.
+ */
+export const gemmConstants: Readonly<GemmConstants> = {
+  waveShare: 1.08,
+  sustainedShare: 0.98,
+  tileLoss: 1.4,
+  prologue: 160,
+  overlap: 2,
+  tailSeconds: 2e-6,
+  groupSeconds: 1.1e-6,
+};
+
+/** Tiles that cuBLAS and CUTLASS offer on all parts, rows x columns. */
+const tiles = [
+  [256, 128],
+  [128, 256],
+  [128, 128],
+  [256, 64],
+  [64, 256],
+  [128, 64],
+  [64, 128],
+  [64, 64],
+] as const;
+
+/** Parts that k is split into where tiles are too few to fill the device. */
+const splits = [1, 2, 4, 8];
+
+/** Exponent of the smooth maximum of waves and power: both bind together near a full device. */
+const powerExponent = 8;
+
+/**
+ * Seconds of a matrix product: the longer, smoothly, of
+ * - its tiles in waves over the multiprocessors, the last one partly empty, for the best of a library's tiles and
+ *   splits of k (wave and tile quantisation as in NVIDIA, "Matrix Multiplication Background User's Guide", sections
+ *   3 and 4); a smaller tile reads more operands for each product, and every tile fills and drains its pipeline;
+ * - its FLOPs at the rate that the power limit sustains;
+ * - its bytes over the memory's rate;
+ * and the gap to the next kernel. It grows with every side.
+ * @param bytes read and written.
+ */
+export function gemmSeconds(
+  shape: GemmShape,
+  bytes: number,
+  { flopsPerSecond, bytesPerSecond, multiprocessors }: GemmRoofs,
+  constants: GemmConstants = gemmConstants,
+): number {
+  const { m, n, k } = shape;
+  const groups = Math.max(1, shape.groups ?? 1);
+  const full = (flopsPerSecond * constants.waveShare) / multiprocessors;
+  let waves = Number.POSITIVE_INFINITY;
+  for (const [rows, columns] of tiles) {
+    const operands = 128 / rows + 128 / columns - 1.5;
+    const tileSeconds = (2 * rows * columns * (1 + constants.tileLoss * operands)) / full;
+    const count = (Math.ceil(m / rows) * Math.ceil(n / columns) * groups) / multiprocessors;
+    for (const split of splits) {
+      if (split > 1 && count >= 2) break;
+      // Partial sums of the split are written and read again in f32, by a kernel of their own.
+      const joined = split > 1 ? (8 * split * m * n * groups) / bytesPerSecond + constants.tailSeconds : 0;
+      const seconds = Math.ceil(count * split) * tileSeconds * (k / split + constants.prologue) + joined;
+      if (seconds < waves) waves = seconds;
+    }
+  }
+  const power = (2 * m * n * k * groups) / (flopsPerSecond * constants.sustainedShare);
+  const compute = smoothMaximum(waves, power, powerExponent);
+  const calls = shape.separate ? (groups - 1) * constants.groupSeconds : 0;
+  return smoothMaximum(compute, bytes / bytesPerSecond, constants.overlap) + constants.tailSeconds + calls;
+}
+
+/** (a^p + b^p)^(1/p) without overflow. */
+function smoothMaximum(a: number, b: number, exponent: number): number {
+  const [low, high] = a < b ? [a, b] : [b, a];
+  return high === 0 ? 0 : high * (1 + (low / high) ** exponent) ** (1 / exponent);
+}
