@@ -8,6 +8,7 @@ import { presetConfig, presetDimensions, presetNames } from "./presets/index.js"
 import { transformerModel } from "./transformer.js";
 
 export { checkModel } from "./check.js";
+export type { Kernels } from "./graph.js";
 export { importHuggingFace, supportedFamilies } from "./huggingface.js";
 export { presetConfig, presetDimensions, presetNames } from "./presets/index.js";
 export { paddedVocabulary, type TransformerDimensions, transformerModel } from "./transformer.js";

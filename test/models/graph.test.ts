@@ -296,26 +296,3 @@ describe("experts", () => {
     expect(attention.flops.backward).toBe(s * s * 128 * (3 * 192 + 2 * 128));
   });
 });
-
-describe("windows", () => {
-  it("alternate in Gemma 2 and start late in Qwen 2", () => {
-    const windows = (family: string) => {
-      const model = importHuggingFace(samples[family], family);
-      return model.operators.filter(({ kind }) => kind === "attention").map((o) => o.attributes?.window);
-    };
-    expect(windows("gemma2")).toEqual([24, undefined, 24, undefined]);
-    expect(windows("qwen2")).toEqual([undefined, undefined, 4096, 4096]);
-    expect(windows("mistral")).toEqual([24, 24, 24, 24]);
-    expect(windows("llama")).toEqual(Array(4).fill(undefined));
-  });
-
-  it("count the keys that queries see", () => {
-    const model = importHuggingFace(samples.mistral, "mistral");
-    const attention = model.operators.find(({ kind }) => kind === "attention")!;
-    let pairs = 0;
-    for (let query = 0; query < 256; query += 1) {
-      for (let key = 0; key <= query; key += 1) if (query - key < 24) pairs += 1;
-    }
-    expect(attention.flops.forward).toBe(2 * 4 * pairs * (16 + 16));
-  });
-});

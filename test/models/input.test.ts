@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { MpoptError, serialize } from "../../src/contracts/index.js";
+import { serialize } from "../../src/contracts/index.js";
 import {
   importHuggingFace,
   loadModel,
@@ -10,17 +10,8 @@ import {
   presetNames,
   supportedFamilies,
 } from "../../src/models/index.js";
+import { errorOf } from "./errors.js";
 import { samples } from "./published.js";
-
-function errorOf(work: () => unknown): MpoptError {
-  try {
-    work();
-  } catch (error) {
-    if (error instanceof MpoptError) return error;
-    throw error;
-  }
-  throw new Error("expected an error");
-}
 
 /** The error of the small Llama with some fields changed; undefined removes a field. */
 const llamaError = (more: object) =>
@@ -69,6 +60,11 @@ describe("a bad configuration", () => {
     ["qwen3_moe", "num_experts"],
     ["deepseek_v3", "kv_lora_rank"],
     ["deepseek_v2", "n_shared_experts"],
+    ["gpt_oss", "num_local_experts"],
+    ["llama4_text", "intermediate_size_mlp"],
+    ["glm4_moe", "n_routed_experts"],
+    ["qwen2_moe", "shared_expert_intermediate_size"],
+    ["bloom", "n_layer"],
   ])("%s needs %s", (name, field) => {
     const { [field]: _removed, ...rest } = samples[name]!;
     const error = errorOf(() => importHuggingFace(rest, "c.json"));
@@ -137,6 +133,7 @@ describe("loadModel", () => {
   it("knows its presets", () => {
     for (const name of presetNames) expect(loadModel(name)).toMatchObject({ name, source: name });
     expect(errorOf(() => presetConfig("toString")).code).toBe("E_USAGE");
+    expect(errorOf(() => presetConfig("grok-1")).code).toBe("E_USAGE");
   });
 
   it("reads a config.json, the folder that holds it, and a document", () => {

@@ -14,12 +14,68 @@ describe("parameter counts", () => {
     ["mixtral-8x7b", 46_702_792_704],
     ["qwen3-30b-a3b", 30_532_122_624],
     ["deepseek-v3", 671_026_419_200],
+    ["mixtral-8x22b", 140_630_071_296],
+    ["qwen3-235b-a22b", 235_093_634_560],
+    ["gemma-2-27b", 27_227_128_320],
+    ["bloom-176b", 176_247_271_424],
+    ["gpt-neox-20b", 20_554_567_680],
+    ["llama-3.2-3b", 3_212_749_824],
+    ["llama-2-13b", 13_015_864_320],
+    ["deepseek-v2", 235_741_434_880],
   ])("preset %s has %i", (name, count) => {
     expect(loadModel(name).parameterCount).toBe(count);
   });
 
   it.each(Object.entries(published))("%s as published", (name, { count, config }) => {
     expect(importHuggingFace(config, name).parameterCount).toBe(count);
+  });
+
+  // Published in billions, as the source prints them.
+  it.each([
+    ["gpt-oss-120b", 116.83, "gpt-oss Model Card, table 1"],
+    ["gpt-oss-20b", 20.91, "gpt-oss Model Card, table 1"],
+    ["megatron-22b", 22, "Korthikanti et al. 2022, table 3"],
+    ["megatron-530b", 529.6, "Korthikanti et al. 2022, table 3"],
+    ["megatron-1t", 1008, "Korthikanti et al. 2022, table 3"],
+    ["gpt3-175b", 175, "Brown et al. 2020, table 2.1"],
+    ["opt-175b", 175, "OPT, 2022, table 1"],
+  ])("preset %s has %d billion (%s)", (name, billions) => {
+    const digits = String(billions).split(".")[1]?.length ?? 0;
+    expect((loadModel(name).parameterCount / 1e9).toFixed(digits)).toBe(billions.toFixed(digits));
+  });
+
+  /** Elements of the parameters whose names match. */
+  const held = (name: string, pattern: RegExp) =>
+    loadModel(name)
+      .tensors.filter((tensor) => tensor.kind === "parameter" && pattern.test(tensor.name!))
+      .reduce((sum, { shape }) => sum + shape.reduce((all, size) => all * size, 1), 0);
+
+  it("splits as published: GPT-OSS, Nemotron-4, Gemma 3, Grok-1", () => {
+    // gpt-oss Model Card, table 1: experts and routers, attention, both embeddings.
+    for (const [name, mlp, attention] of [
+      ["gpt-oss-120b", 114.71, 0.96],
+      ["gpt-oss-20b", 19.12, 0.64],
+    ] as const) {
+      expect(held(name, /mlp/) / 1e9).toBeCloseTo(mlp, 2);
+      expect(held(name, /self_attn/) / 1e9).toBeCloseTo(attention, 2);
+      expect(held(name, /embed|lm_head/) / 1e9).toBeCloseTo(1.16, 2);
+    }
+    // Nemotron-4 340B Technical Report, section 2.1.
+    expect(held("nemotron-4-340b", /embed|lm_head/) / 1e9).toBeCloseTo(9.4, 1);
+    expect(held("nemotron-4-340b", /layers|model\.norm/) / 1e9).toBeCloseTo(331.6, 1);
+    // Gemma 3 Technical Report, table 1.
+    expect(Math.round(held("gemma-3-27b", /layers|model\.norm/) / 1e8) / 10).toBe(25.6);
+    // "314B parameters" are the layers without the embedding.
+    expect(Math.floor(held("grok-1", /layers/) / 1e9)).toBe(314);
+  });
+
+  it("leaves as much of Llama 4's checkpoints to the vision part in both sizes", () => {
+    // Parameters of the published weights, vision and language together.
+    const scout = 108_641_793_536 - loadModel("llama-4-scout").parameterCount;
+    const maverick = 401_583_781_376 - loadModel("llama-4-maverick").parameterCount;
+    expect(scout).toBe(maverick);
+    // 34 layers of 1408 wide, 5632 within: 0.86 billion in the encoder.
+    expect(scout / 1e9).toBeCloseTo(0.87, 2);
   });
 
   it("reads tied embeddings as tied where GPT-2, OPT and Gemma omit the field, and Llama as untied", () => {

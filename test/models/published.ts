@@ -124,6 +124,40 @@ export const published: Readonly<Record<string, Published>> = {
       head_dim: 256,
     },
   },
+  "Gemma-3-1B (five windows to one)": {
+    count: 999_885_952,
+    config: {
+      model_type: "gemma3_text",
+      vocab_size: 262144,
+      hidden_size: 1152,
+      intermediate_size: 6912,
+      num_hidden_layers: 26,
+      num_attention_heads: 4,
+      num_key_value_heads: 1,
+      head_dim: 256,
+      sliding_window: 512,
+    },
+  },
+  "BLOOM-560M": {
+    count: 559_214_592,
+    config: { model_type: "bloom", vocab_size: 250880, hidden_size: 1024, n_layer: 24, n_head: 16 },
+  },
+  "Qwen1.5-MoE-A2.7B (gated shared expert)": {
+    count: 14_315_784_192,
+    config: {
+      model_type: "qwen2_moe",
+      vocab_size: 151936,
+      hidden_size: 2048,
+      intermediate_size: 5632,
+      moe_intermediate_size: 1408,
+      shared_expert_intermediate_size: 5632,
+      num_hidden_layers: 24,
+      num_attention_heads: 16,
+      num_key_value_heads: 16,
+      num_experts: 60,
+      num_experts_per_tok: 4,
+    },
+  },
   "GPT-2 XL": {
     count: 1_557_611_200,
     config: {
