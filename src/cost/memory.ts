@@ -100,6 +100,17 @@ export class MemoryModel {
     };
   }
 
+  /** Bytes of state, all terms together, for each parameter that a device holds before ZeRO shards it. */
+  bytesEach(sharding: StateSharding): { dense: number; expert: number } {
+    const { zero, shards, expertShards, offloadOptimizer } = sharding;
+    const { parameter, gradient, optimizer } = this.#state;
+    const each = (ranks: number) =>
+      (zero >= 3 ? parameter / ranks : parameter) +
+      (zero >= 2 ? gradient / ranks : gradient) +
+      (offloadOptimizer ? 0 : zero >= 1 ? optimizer / ranks : optimizer);
+    return { dense: each(shards), expert: each(expertShards) };
+  }
+
   allocatedBytes(terms: MemoryEntry["terms"]): number {
     return (
       terms.parameters +
@@ -114,6 +125,11 @@ export class MemoryModel {
 
   /** What the allocator takes from the driver: fragmentation touches all but the context. */
   reservedBytes(terms: MemoryEntry["terms"]): number {
-    return (this.allocatedBytes(terms) - terms.context) * this.#fragmentation + terms.context;
+    return this.reservedOf(this.allocatedBytes(terms) - terms.context);
+  }
+
+  /** The same for so many bytes beside the context. */
+  reservedOf(bytes: number): number {
+    return bytes * this.#fragmentation + this.#contextBytes;
   }
 }

@@ -178,7 +178,7 @@ function checkSettings(plan: Plan, expect: Expect): void {
     pipeline: axisSize(plan, "pipeline"),
     microBatch: plan.batch.micro,
     recompute: plan.stages[0]?.recompute,
-    recomputeLayers: plan.stages[0]?.recomputeLayers ?? 0,
+    recomputeLayers: Math.max(0, ...plan.stages.map((stage) => stage.recomputeLayers ?? 0)),
     zero: data * context > 1 ? plan.optimizer.zero : pins.zero,
     shards: plan.optimizer.shards ?? (plan.optimizer.zero > 0 ? data * context : 1),
     context,

@@ -37,7 +37,7 @@ export function configurationOf(plan: Plan): Configuration {
     microBatches: plan.schedule.microBatches,
     sequenceParallel: mesh.sequenceParallel,
     recompute: plan.stages[0]!.recompute,
-    recomputeLayers: plan.stages[0]!.recomputeLayers ?? 0,
+    recomputeLayers: Math.max(...plan.stages.map((stage) => stage.recomputeLayers ?? 0)),
     zero: optimizer.zero as Configuration["zero"],
     shards: optimizer.shards ?? (optimizer.zero > 0 ? data * context : 1),
     offload: optimizer.offload ?? "none",

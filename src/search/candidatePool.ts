@@ -5,7 +5,7 @@ import { groupsOf } from "./groups.js";
 import { Heap } from "./heap.js";
 import type { LayerChains } from "./layerChains.js";
 import { fitsSomehow, leastSeconds } from "./oneForwardOneBackward.js";
-import { priceChain } from "./pricedLayer.js";
+import { type PricedLayer, priceChain } from "./pricedLayer.js";
 import type { Space } from "./space.js";
 import { StageCosts } from "./stageCosts.js";
 
@@ -36,7 +36,7 @@ export class CandidatePool {
   readonly space: Space;
   readonly models: CostModels;
   readonly shapes: Shape[] = [];
-  /** Everything that was priced, for those who say why it was not chosen. */
+  /** Candidates that 1F1B was tried for, so that somebody can say why they were not chosen. */
   readonly priced: Candidate[] = [];
   /** Configurations that were counted out by a bound or priced. */
   configurations = 0;
@@ -93,6 +93,7 @@ export class CandidatePool {
         }
       } else {
         const candidate = this.price(entry.unpriced);
+        this.priced.push(candidate);
         this.#open.push(candidate.lowerBound, { kind: "candidate", candidate });
       }
     }
@@ -101,10 +102,8 @@ export class CandidatePool {
 
   price({ configuration, chain }: Unpriced): Candidate {
     const costs = new StageCosts(configuration, chain, this.models);
-    const candidate = { configuration, chain, costs, lowerBound: leastSeconds(costs) };
-    this.priced.push(candidate);
     this.configurations++;
-    return candidate;
+    return { configuration, chain, costs, lowerBound: leastSeconds(costs) };
   }
 
   /**
@@ -148,14 +147,14 @@ function totalsOf(
   configuration: Configuration,
   models: CostModels,
 ): { seconds: number; largest: number; outputBytes: number } {
-  const { embedding, blocks, head } = priceChain(chain, configuration, models);
+  const { embedding, pattern, blocks, head } = priceChain(chain, configuration, models);
   const totals = { seconds: 0, largest: 0, outputBytes: (blocks[0] ?? embedding[0])?.outputBytes ?? 0 };
-  for (const list of [embedding, blocks, head]) {
-    for (const { forward, backward } of list) {
-      totals.seconds += forward + backward;
-      totals.largest = Math.max(totals.largest, forward + backward);
-    }
-  }
+  const add = ({ forward, backward }: PricedLayer, count: number) => {
+    totals.seconds += count * (forward + backward);
+    totals.largest = Math.max(totals.largest, forward + backward);
+  };
+  for (const layer of [...embedding, ...head]) add(layer, 1);
+  for (const [kind, block] of blocks.entries()) add(block, pattern.counts[kind]![pattern.length]!);
   return totals;
 }
 

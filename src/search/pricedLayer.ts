@@ -1,6 +1,7 @@
 import type { Device, Recompute } from "../contracts/index.js";
 import { stateBytes } from "../cost/memory.js";
 import { exposedSeconds, overlapOf } from "../cost/overlap.js";
+import { type BlockPattern, patternOf } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { type Groups, groupsOf } from "./groups.js";
 import type { LayerCost } from "./intra.js";
@@ -49,11 +50,15 @@ export type PricedLayer = Record<(typeof layerFields)[number], number> & {
   tiedParameters: number;
 };
 
+export type LayerField = (typeof layerFields)[number];
+
 /** The layers of a chain under a configuration. */
 export interface PricedChain {
   embedding: PricedLayer[];
+  /** Which blocks are equal, and the block of each kind. */
+  pattern: BlockPattern;
   blocks: PricedLayer[];
-  /** The blocks recomputed whole, where the configuration has layers of that kind beside others. */
+  /** The same recomputed whole, where the configuration has layers of that sort beside others. */
   whole: PricedLayer[] | undefined;
   head: PricedLayer[];
 }
@@ -61,21 +66,17 @@ export interface PricedChain {
 /** Prices every distinct layer of a chain once. */
 export function priceChain(chain: LayerChain, configuration: Configuration, models: CostModels): PricedChain {
   const groups = groupsOf(configuration);
-  const pricer = (recompute: Recompute) => {
-    const known = new Map<LayerCost, PricedLayer>();
-    return (layer: LayerCost) => {
-      const priced = known.get(layer) ?? priceLayer(layer, recompute, configuration, groups, models);
-      known.set(layer, priced);
-      return priced;
-    };
-  };
   const { recompute, recomputeLayers } = configuration;
-  const none = pricer("none");
+  const priced = (layers: readonly LayerCost[], how: Recompute) =>
+    layers.map((layer) => priceLayer(layer, how, configuration, groups, models));
+  const pattern = patternOf(chain.blocks);
+  const kinds = pattern.counts.map((_, kind) => chain.blocks[pattern.kinds.indexOf(kind)]!);
   return {
-    embedding: chain.embedding.map(none),
-    blocks: chain.blocks.map(recompute === "none" ? none : pricer(recompute)),
-    whole: recomputeLayers > 0 && recompute !== "full" ? chain.blocks.map(pricer("full")) : undefined,
-    head: chain.head.map(none),
+    embedding: priced(chain.embedding, "none"),
+    pattern,
+    blocks: priced(kinds, recompute),
+    whole: recomputeLayers > 0 && recompute !== "full" ? priced(kinds, "full") : undefined,
+    head: priced(chain.head, "none"),
   };
 }
 

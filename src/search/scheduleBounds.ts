@@ -38,12 +38,7 @@ export interface ChainPasses {
 }
 
 /** Passes of all layers of a configuration: where some are recomputed whole, the time of none and the memory of all. */
-export function chainPasses({
-  embedding: first,
-  blocks: middle,
-  whole,
-  head: last,
-}: PricedChain): ChainPasses {
+export function chainPasses({ embedding, pattern, blocks, whole, head }: PricedChain): ChainPasses {
   const passOf = (layer: PricedLayer, held = layer): LayerPass => ({
     forward: layer.forward,
     backwardInput: layer.backward - layer.backwardWeight,
@@ -53,31 +48,59 @@ export function chainPasses({
     parameters: layer.parameters,
     expertParameters: layer.expertParameters,
   });
-  const combine = (list: LayerPass[], how: (...values: number[]) => number): LayerPass => ({
-    forward: how(...list.map((each) => each.forward)),
-    backwardInput: how(...list.map((each) => each.backwardInput)),
-    pass: how(...list.map((each) => each.pass)),
-    savedBytes: how(...list.map((each) => each.savedBytes)),
-    betweenBytes: how(...list.map((each) => each.betweenBytes)),
-    parameters: how(...list.map((each) => each.parameters)),
-    expertParameters: how(...list.map((each) => each.expertParameters)),
-  });
-  const sum = (...values: number[]) => values.reduce((all, value) => all + value, 0);
-  const embedding = first.map((layer) => passOf(layer));
-  const blocks = middle.map((layer, i) => passOf(layer, whole?.[i]));
-  const head = last.map((layer) => passOf(layer));
-  const layers = [...embedding, ...blocks, ...head];
-  const total = combine(layers, sum);
+  const first = embedding.map((layer) => passOf(layer));
+  const kinds = blocks.map((layer, kind) => passOf(layer, whole?.[kind]));
+  const last = head.map((layer) => passOf(layer));
+  const total = noPass();
+  const ends = [noPass(), noPass()] as const;
+  for (const [i, list] of [first, last].entries()) for (const pass of list) addPass(ends[i]!, pass, 1);
+  for (const pass of ends) addPass(total, pass, 1);
+  for (const [kind, pass] of kinds.entries()) addPass(total, pass, pattern.counts[kind]![pattern.length]!);
   return {
-    layers,
-    blocks: blocks.length,
-    embedding: combine(embedding, sum),
-    head: combine(head, sum),
-    leastBlock: combine(blocks, (...values) => (values.length > 0 ? Math.min(...values) : 0)),
-    largestPass: layers.reduce((most, each) => Math.max(most, each.pass), 0),
+    layers: [...first, ...Array.from(pattern.kinds, (kind) => kinds[kind]!), ...last],
+    blocks: pattern.length,
+    embedding: ends[0],
+    head: ends[1],
+    leastBlock: leastOf(kinds),
+    largestPass: [...first, ...kinds, ...last].reduce((most, each) => Math.max(most, each.pass), 0),
     total,
     weightSeconds: total.pass - total.forward - total.backwardInput,
   };
+}
+
+const passFields = [
+  "forward",
+  "backwardInput",
+  "pass",
+  "savedBytes",
+  "betweenBytes",
+  "parameters",
+  "expertParameters",
+] as const satisfies readonly (keyof LayerPass)[];
+
+function noPass(): LayerPass {
+  return {
+    forward: 0,
+    backwardInput: 0,
+    pass: 0,
+    savedBytes: 0,
+    betweenBytes: 0,
+    parameters: 0,
+    expertParameters: 0,
+  };
+}
+
+function addPass(sum: LayerPass, pass: LayerPass, count: number): void {
+  for (const field of passFields) sum[field] += count * pass[field];
+}
+
+/** The least of all passes in each figure. */
+function leastOf(passes: readonly LayerPass[]): LayerPass {
+  const least = noPass();
+  for (const field of passFields) {
+    if (passes.length > 0) least[field] = Math.min(...passes.map((pass) => pass[field]));
+  }
+  return least;
 }
 
 /**

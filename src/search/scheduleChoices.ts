@@ -4,7 +4,7 @@ import {
   canonicalScheduleName,
   runtimeRefusal,
   scheduleByName,
-  scheduleShape,
+  schedulePlacement,
   schedulesOfRuntime,
   searchedSchedule,
 } from "../schedule/index.js";
@@ -74,7 +74,7 @@ export function scheduleChoices(
   const starts = names.join() === searchedSchedule ? startsOfSearched : names;
   for (const name of starts) {
     if (name === searchedSchedule) continue;
-    for (const chunks of chunksOf(name, ranks, pinned)) {
+    for (const chunks of chunksOf(name, pinned)) {
       if (!fits(chunks)) continue;
       if (runtimeRefusal(job.runtime, name, { ranks, chunks, microBatches }) !== undefined) continue;
       result.push({ name, chunks });
@@ -84,15 +84,10 @@ export function scheduleChoices(
 }
 
 /** Chunks that a schedule may have on so many ranks. */
-function chunksOf(name: string, ranks: number, pinned: number | undefined): number[] {
-  const two = scheduleShape(name, ranks);
-  if (two.placement === "bidirectional") return [1];
-  try {
-    // Only schedules whose chunks are free take another number.
-    scheduleShape(name, ranks, two.chunks + 1);
-  } catch {
-    return [two.chunks];
-  }
+function chunksOf(name: string, pinned: number | undefined): number[] {
+  const { placement, chunks } = schedulePlacement(name);
+  if (placement === "bidirectional") return [1];
+  if (chunks !== undefined) return [chunks];
   if (pinned !== undefined) return [pinned];
   return Array.from({ length: mostChunks - 1 }, (_, i) => i + 2);
 }
@@ -107,7 +102,7 @@ export function makeSchedule(
   microBatches: number,
 ): PreparedSchedule | undefined {
   try {
-    const bidirectional = ranks > 1 && scheduleShape(name, ranks).placement === "bidirectional";
+    const bidirectional = ranks > 1 && schedulePlacement(name).placement === "bidirectional";
     const table = scheduleByName(name, {
       ranks,
       microBatches,

@@ -21,15 +21,23 @@ const rounding = 1e-9;
  *   allows, have not taken all blocks. Filling a rank less never helps: one block less there lets those behind it take
  *   at most one more in all.
  * @param costs with the schedule's layout, every stage on one rank.
+ * @param memory whether the memory of these costs limits the cut.
  */
-export function cutBound(costs: StageCosts, passes: ChainPasses, schedule: PreparedSchedule): number {
+export function cutBound(
+  costs: StageCosts,
+  passes: ChainPasses,
+  schedule: PreparedSchedule,
+  memory = true,
+): number {
   const { layout, configuration } = costs;
   const { microBatches: rounds } = configuration;
   const { leastBlock, blocks } = passes;
   const fixed = layout.stagesOfRank.map((stages) =>
     stages.reduce((sum, stage) => sum + costs.passSeconds(stage, 0, 0), 0),
   );
-  const caps = layout.stagesOfRank.map((_, rank) => mostBlocks(costs, passes, schedule, rank));
+  const caps = layout.stagesOfRank.map((_, rank) =>
+    memory ? mostBlocks(costs, passes, schedule, rank) : blocks,
+  );
   if (caps.some((cap) => cap < 0) || caps.reduce((sum, cap) => sum + cap, 0) < blocks) {
     return Number.POSITIVE_INFINITY;
   }

@@ -1,19 +1,17 @@
 import type { Job, RunOptions } from "../contracts/index.js";
-import { scheduleShape, searchedSchedule } from "../schedule/index.js";
+import { searchedSchedule } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
-import type { CandidatePool, Shape } from "./candidatePool.js";
+import type { CandidatePool } from "./candidatePool.js";
 import { describeConfiguration } from "./candidates.js";
-import type { Configuration, CostModels } from "./configuration.js";
+import type { CostModels } from "./configuration.js";
 import { searchFlush } from "./oneForwardOneBackward.js";
 import { excessBytes } from "./pricing.js";
 import { balancedCut } from "./rankCuts.js";
-import { type ChainPasses, chainPasses, scheduleBound, timeBound } from "./scheduleBounds.js";
-import { describeChoice, mostChunks, type ScheduleChoice, scheduleChoices } from "./scheduleChoices.js";
-import { estimateSeconds, isTooLarge } from "./scheduleEstimates.js";
+import { describeChoice, mostChunks, type ScheduleChoice } from "./scheduleChoices.js";
 import { improveCut, type ScheduledCut, searchActions } from "./scheduleFinalists.js";
-import { cutBound } from "./scheduleProofs.js";
+import { costsUnder, type Option, ScheduleOptions } from "./scheduleOptions.js";
 import { runSeconds, type ScheduleRun, ScheduleRuns } from "./scheduleRuns.js";
-import { StageCosts } from "./stageCosts.js";
+import type { StageCosts } from "./stageCosts.js";
 
 /** The best plan over all schedules, and what the search knows about the others. */
 export interface SchedulePlan {
@@ -22,12 +20,6 @@ export interface SchedulePlan {
   bound: number;
   /** Cuts that were timed, the best first. */
   visited: { candidate: Candidate; choice: ScheduleChoice; seconds: number }[];
-}
-
-interface Option {
-  candidate: Candidate;
-  choice: ScheduleChoice;
-  estimate: number;
 }
 
 interface Visited extends Option {
@@ -65,34 +57,8 @@ export async function searchSchedules(
   options: RunOptions,
 ): Promise<SchedulePlan | undefined> {
   const { job } = models;
-  const bidirectional = (name: string, ranks: number) =>
-    ranks > 1 && name !== searchedSchedule && scheduleShape(name, ranks).placement === "bidirectional";
-  const traits = {
-    split: names.some((name) => !wholeBackwards.has(name)),
-    bidirectional: names.some((name) => bidirectional(name, 2)),
-  };
-  const passesOf = passesCache();
-  const bounded: { candidate: Candidate; choices: ScheduleChoice[]; least: number }[] = [];
-  const open: Option[] = [];
   const onlySearched = names.join() === searchedSchedule;
-  /** Bounds a candidate, and opens it to every schedule that may be faster than the cutoff. */
-  const consider = (candidate: Candidate, cutoff: number, family = false) => {
-    const { configuration, costs } = candidate;
-    const choices = scheduleChoices(job, names, configuration, costs.layerCount);
-    if (choices.length === 0) return;
-    const passes = passesOf(candidate);
-    const least = scheduleBound(costs, passes, traits);
-    if (least >= cutoff || least === Number.POSITIVE_INFINITY) return;
-    if (configuration.recomputeLayers === 0 || family) bounded.push({ candidate, choices, least });
-    if (family) return;
-    for (const choice of choices) {
-      if (isTooLarge(costs, passes, choice.name, choice.chunks)) continue;
-      const { name, chunks } = choice;
-      const both = bidirectional(name, configuration.pipeline);
-      const estimate = Math.max(least, estimateSeconds(costs, passes, name, chunks, both));
-      open.push({ candidate, choice, estimate });
-    }
-  };
+  const opened = new ScheduleOptions(pool, names);
   const runs = new ScheduleRuns();
   let best = await bestFlush(pool, names, models, runs, elapsed, options);
   const timed: ScheduledCut[] = best ? [best] : [];
@@ -101,30 +67,21 @@ export async function searchSchedules(
     choice: { name: cut.name, chunks: 1 },
     seconds: cut.seconds,
   }));
-  const shapes = pool.shapes
-    .map((shape) => {
-      const costs = new StageCosts(shape.configuration, shape.chain, models);
-      return { shape, least: timeBound(costs, chainPasses(costs.chain), traits) };
-    })
-    .sort((a, b) => a.least - b.least);
+  const shapes = opened.shapes();
   const inOrder: Visited[] = [];
   const leader = () =>
     Math.min(best?.seconds ?? Number.POSITIVE_INFINITY, inOrder[0]?.seconds ?? Number.POSITIVE_INFINITY);
+  const budget = { visits: mostVisits };
   let next = 0;
   while (next < shapes.length && shapes[next]!.least < leader()) {
     if (leader() < Number.POSITIVE_INFINITY && elapsed() > job.limits.searchSeconds) break;
-    const from = open.length;
     for (const end = next + shapesAtOnce; next < Math.min(end, shapes.length); next++) {
       const { shape, least } = shapes[next]!;
       if (least >= leader()) break;
       options.signal?.throwIfAborted();
-      for (const { configuration, family } of variantsOf(pool, shape)) {
-        consider(pool.price({ configuration, chain: shape.chain }), leader(), family);
-      }
+      opened.explore(shape, leader());
     }
-    const fresh = open.slice(from).sort((a, b) => a.estimate - b.estimate);
-    const found = leader() === Number.POSITIVE_INFINITY ? undefined : leader();
-    inOrder.push(...(await visit(fresh, found, runs, models, elapsed, options)));
+    inOrder.push(...(await visit(opened.take(), leader(), budget, runs, models, elapsed, options)));
     inOrder.sort((a, b) => a.seconds - b.seconds);
   }
   /** What shapes that nobody looked at take at least. */
@@ -162,93 +119,9 @@ export async function searchSchedules(
   }
   const visited = [...known, ...inOrder].sort((a, b) => a.seconds - b.seconds);
   if (!best) return undefined;
-  let bound = Math.min(best.seconds, unseen);
-  for (const { candidate, choices, least } of bounded) {
-    if (least >= bound) continue;
-    // Any order of actions may be faster than every named one.
-    const proven =
-      names.includes(searchedSchedule) || elapsed() > job.limits.searchSeconds
-        ? least
-        : Math.max(least, namedBound(candidate, choices, runs, models, passesOf));
-    bound = Math.min(bound, proven);
-  }
-  return { best, bound, visited };
-}
-
-/** No cut of a configuration is faster under the schedules of these choices. */
-function namedBound(
-  candidate: Candidate,
-  choices: readonly ScheduleChoice[],
-  runs: ScheduleRuns,
-  models: CostModels,
-  passesOf: ReturnType<typeof passesCache>,
-): number {
-  const { configuration } = candidate;
-  if (configuration.pipeline === 1) return 0;
-  let bound = Number.POSITIVE_INFINITY;
-  for (const choice of choices) {
-    const run = runs.short(choice, configuration);
-    if (!run) continue;
-    const costs = costsUnder(candidate, run, models);
-    if (costs.layout.copies > 1) return 0;
-    const passes = passesOf(candidate);
-    bound = Math.min(bound, cutBound(costs, passes, run.schedule));
-  }
-  return bound;
-}
-
-/** Costs with the schedule's layout. */
-function costsUnder({ configuration, chain, costs }: Candidate, run: ScheduleRun, models: CostModels) {
-  const { layout } = run.schedule;
-  const plain = layout.rankOfStage.length === configuration.pipeline && layout.copies === 1;
-  return plain ? costs : new StageCosts(configuration, chain, models, layout);
-}
-
-/** Schedules that run no backward in halves. */
-const wholeBackwards: ReadonlySet<string> = new Set([
-  "1f1b",
-  "1f1b-async",
-  "2bw",
-  "gpipe",
-  "interleaved",
-  "looped-bfs",
-  "chimera",
-]);
-
-/**
- * The configurations of a shape: every one without layers recomputed by number, and of those with them the one that
- * recomputes fewest and fits under 1F1B. A family stands for all numbers of layers, to bound them.
- */
-function* variantsOf(
-  pool: CandidatePool,
-  { configuration: shape, chain }: Shape,
-): Generator<{ configuration: Configuration; family: boolean }> {
-  const open = pool.space.roots(shape);
-  const most = chain.blocks.length - 1;
-  for (let configuration = open.pop(); configuration; configuration = open.pop()) {
-    yield { configuration, family: false };
-    for (const relief of pool.space.reliefs(configuration)) {
-      if (relief.recomputeLayers <= configuration.recomputeLayers) {
-        open.push(relief);
-        continue;
-      }
-      yield { configuration: relief, family: true };
-      const fewest = pool.fewestLayers({ configuration: relief, chain }, relief.recomputeLayers, most);
-      if (fewest !== undefined) {
-        yield { configuration: { ...relief, recomputeLayers: fewest }, family: false };
-      }
-    }
-  }
-}
-
-/** Sums of a candidate's chain, worked out once. */
-function passesCache() {
-  const known = new WeakMap<Candidate, ChainPasses>();
-  return (candidate: Candidate): ChainPasses => {
-    const passes = known.get(candidate) ?? chainPasses(candidate.costs.chain);
-    known.set(candidate, passes);
-    return passes;
-  };
+  // Any order of actions may be faster than every named one.
+  const named = !names.includes(searchedSchedule) && elapsed() <= job.limits.searchSeconds;
+  return { best, bound: opened.bound(Math.min(best.seconds, unseen), named, runs), visited };
 }
 
 /** The exact 1F1B plan, timed by the simulator. */
@@ -273,22 +146,22 @@ async function bestFlush(
 /** Cuts and times options in the order of their estimates, until none that is left looks faster. */
 async function visit(
   open: readonly Option[],
-  start: number | undefined,
+  start: number,
+  budget: { visits: number },
   runs: ScheduleRuns,
   models: CostModels,
   elapsed: () => number,
   options: RunOptions,
 ): Promise<Visited[]> {
   const visited: Visited[] = [];
-  let best = start ?? Number.POSITIVE_INFINITY;
-  let visits = 0;
+  let best = start;
   for (const option of open) {
     if (option.estimate >= best) break;
     options.signal?.throwIfAborted();
     const found = best < Number.POSITIVE_INFINITY;
-    if (found && (visits >= mostVisits || runs.actions >= mostActions)) break;
+    if (found && (budget.visits <= 0 || runs.actions >= mostActions)) break;
     if (found && elapsed() > models.job.limits.searchSeconds) break;
-    if (++visits % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
+    if (--budget.visits % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
     const { candidate, choice } = option;
     const { configuration } = candidate;
     const run = runs.short(choice, configuration);

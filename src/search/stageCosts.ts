@@ -2,16 +2,22 @@ import type { MemoryEntry } from "../contracts/index.js";
 import {
   type HeldParameters,
   inFlightMicroBatches,
-  noParameters,
   type StageContents,
   type StateSharding,
   stateBytes,
 } from "../cost/memory.js";
+import { type BlockSum, BlockSums } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
-import { type LayerField, type LayerSums, layerSums } from "./layerSums.js";
 import { onePerRank, type StageLayout } from "./layout.js";
-import { layerFields, layerTerms, type PricedChain, type PricedLayer, priceChain } from "./pricedLayer.js";
+import {
+  type LayerField,
+  layerFields,
+  layerTerms,
+  type PricedChain,
+  type PricedLayer,
+  priceChain,
+} from "./pricedLayer.js";
 import { UpdateCosts, type UpdateSeconds } from "./updateCosts.js";
 
 /** Seconds of one stage, by what they are spent on. */
@@ -35,6 +41,11 @@ export interface StageFootprint extends StageContents {
 /** Sums of embedding and head on the stage that holds them; `weights` with those that are tied. */
 type EndSums = Record<LayerField, number>;
 
+/** Bytes of embedding and head on the stage that holds them. */
+type EndExtra = Pick<PricedLayer, "logitsBytes" | "logitsGradientBytes" | "workspace">;
+
+type HotField = "forward" | "backward" | "saved" | "parameters" | "expertParameters";
+
 /**
  * Cost of any contiguous range of block layers as any stage of a layout, in constant time through prefix sums. It is
  * the one place that turns layer costs into stage costs: search, estimate and checker use it.
@@ -55,7 +66,14 @@ export class StageCosts {
   readonly #recomputedBytes: number;
   readonly #workspaceBytes: number;
   readonly #endCache: (EndSums | undefined)[] = [];
-  #sums: { layers: LayerSums; whole: LayerSums | undefined } | undefined;
+  readonly #extraCache: (EndExtra | undefined)[] = [];
+  /** Sums that searches ask for in their inner loops, of blocks as they are and recomputed whole. */
+  readonly #hot: Readonly<Record<HotField, [BlockSum, BlockSum | undefined]>>;
+  /** Bytes of state that a device holds for each of its parameters. */
+  readonly #bytesEach: { dense: number; expert: number };
+  readonly #sums: BlockSums;
+  /** Of blocks recomputed whole, where some are. */
+  readonly #wholeSums: BlockSums | undefined;
 
   /** @param layout by default one stage a rank. */
   constructor(
@@ -80,7 +98,21 @@ export class StageCosts {
     };
     const { communication, cluster, job } = models;
     const { rankOfStage } = layout;
-    const { blocks, whole, embedding, head } = this.chain;
+    const { pattern, blocks, whole, embedding, head } = this.chain;
+    this.#sums = new BlockSums(pattern, blocks);
+    this.#wholeSums = whole && new BlockSums(pattern, whole);
+    const hot = (field: HotField): [BlockSum, BlockSum | undefined] => [
+      this.#sums.of(field),
+      this.#wholeSums?.of(field),
+    ];
+    this.#hot = {
+      forward: hot("forward"),
+      backward: hot("backward"),
+      saved: hot("saved"),
+      parameters: hot("parameters"),
+      expertParameters: hot("expertParameters"),
+    };
+    this.#bytesEach = models.memory.bytesEach(this.#sharding);
     const bytes = (blocks[0] ?? embedding[0])?.outputBytes ?? 0;
     const exposed = 1 - cluster.overlap.pipelineTransfer.value;
     const width = tensor * context * data;
@@ -100,15 +132,17 @@ export class StageCosts {
       between > 0
         ? communication.collectiveSeconds("allReduce", tiedBytes, { size: 2, stride: width * between })
         : 0;
-    const distinct = new Set([...blocks, ...(whole ?? [])]);
-    this.#recomputedBytes = Math.max(0, ...[...distinct].map((block) => block.recomputed));
-    this.#workspaceBytes = Math.max(0, ...[...distinct].map((block) => block.workspace));
+    const kinds = [...blocks, ...(whole ?? [])];
+    this.#recomputedBytes = Math.max(0, ...kinds.map((block) => block.recomputed));
+    this.#workspaceBytes = Math.max(0, ...kinds.map((block) => block.workspace));
   }
 
   /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
   passSeconds(stage: number, start: number, end: number): number {
+    const { forward, backward } = this.#hot;
     const ends = this.#endSums(stage);
-    const blocks = this.#range("forward", start, end) + this.#range("backward", start, end);
+    const blocks =
+      this.#part(forward[0], forward[1], start, end) + this.#part(backward[0], backward[1], start, end);
     return blocks + ends.forward + ends.backward + this.#transfers(stage);
   }
 
@@ -179,11 +213,10 @@ export class StageCosts {
       workspaceBytes: end > start ? this.#workspaceBytes : 0,
       recomputedBytes: end > start ? this.#recomputedBytes : 0,
     };
-    for (const extra of this.#ends(stage)) {
-      footprint.logitsBytes += extra.logitsBytes;
-      footprint.logitsGradientBytes += extra.logitsGradientBytes;
-      footprint.workspaceBytes = Math.max(footprint.workspaceBytes, extra.workspace);
-    }
+    const extra = this.#endExtra(stage);
+    footprint.logitsBytes = extra.logitsBytes;
+    footprint.logitsGradientBytes = extra.logitsGradientBytes;
+    footprint.workspaceBytes = Math.max(footprint.workspaceBytes, extra.workspace);
     return footprint;
   }
 
@@ -216,8 +249,24 @@ export class StageCosts {
     return this.#models.memory.reservedBytes(terms);
   }
 
+  /** `reserved` of `memory`, in one number: searches ask for it most of all. */
   reservedBytes(stage: number, start: number, end: number): number {
-    return this.#models.memory.reservedBytes(this.memory(stage, start, end));
+    const { pipeline, microBatches } = this.configuration;
+    const { saved, parameters, expertParameters } = this.#hot;
+    const ends = this.#endSums(stage);
+    const tied = this.layout.rankOfStage.length === 1 ? this.#tiedParameters : 0;
+    const dense = this.#part(parameters[0], parameters[1], start, end) + ends.parameters - tied;
+    const expert = this.#part(expertParameters[0], expertParameters[1], start, end) + ends.expertParameters;
+    const activations = this.#part(saved[0], saved[1], start, end) + ends.saved;
+    const extra = this.#endExtra(stage);
+    const bytes =
+      dense * this.#bytesEach.dense +
+      expert * this.#bytesEach.expert +
+      activations * inFlightMicroBatches(stage, pipeline, microBatches) +
+      extra.logitsBytes +
+      (end > start ? this.#recomputedBytes : 0) +
+      Math.max(extra.workspace, end > start ? this.#workspaceBytes : 0);
+    return this.#models.memory.reservedOf(bytes);
   }
 
   /**
@@ -233,27 +282,29 @@ export class StageCosts {
     leastStageBytes: number;
   } {
     const { pipeline, recomputeLayers } = this.configuration;
-    const { embedding, blocks, whole, head } = this.chain;
+    const { embedding, pattern, blocks, whole, head } = this.chain;
+    const { layerCount } = this;
     let seconds = 2 * (pipeline - 1) * this.transferSeconds;
     let largestLayerSeconds = 0;
     let leastBlock = Number.POSITIVE_INFINITY;
     let leastRepeat = Number.POSITIVE_INFINITY;
-    const passOf = (layer: PricedLayer) => layer.forward + layer.backward;
-    for (const list of [embedding, blocks, head]) {
-      for (const layer of list) {
-        const own = passOf(layer);
-        seconds += own;
-        largestLayerSeconds = Math.max(largestLayerSeconds, own);
-      }
-    }
-    for (const [i, block] of blocks.entries()) {
-      leastBlock = Math.min(leastBlock, passOf(block));
-      if (whole) leastRepeat = Math.min(leastRepeat, passOf(whole[i]!) - passOf(block));
+    const add = (layer: PricedLayer, count: number) => {
+      const own = layer.forward + layer.backward;
+      seconds += count * own;
+      largestLayerSeconds = Math.max(largestLayerSeconds, own);
+      return own;
+    };
+    for (const layer of embedding) add(layer, 1);
+    for (const layer of head) add(layer, 1);
+    for (const [kind, block] of blocks.entries()) {
+      const own = add(block, pattern.counts[kind]![layerCount]!);
+      leastBlock = Math.min(leastBlock, own);
+      if (whole) leastRepeat = Math.min(leastRepeat, whole[kind]!.forward + whole[kind]!.backward - own);
     }
     let paceSeconds = 0;
-    if (whole && blocks.length > 0) {
-      const each = blocks.length / pipeline;
-      seconds += Math.min(recomputeLayers, blocks.length) * leastRepeat;
+    if (whole && layerCount > 0) {
+      const each = layerCount / pipeline;
+      seconds += Math.min(recomputeLayers, layerCount) * leastRepeat;
       paceSeconds = each * leastBlock + Math.min(recomputeLayers, each) * leastRepeat;
     }
     const { dense, expert } = this.wholeParameters;
@@ -274,9 +325,10 @@ export class StageCosts {
 
   /** Parameters of all stages together on one device of each; embedding and head have a copy each. */
   get wholeParameters(): HeldParameters {
-    const { embedding, blocks, head } = this.chain;
-    let { dense, expert } = noParameters;
-    for (const list of [embedding, blocks, head]) {
+    const { embedding, head } = this.chain;
+    let dense = this.#sums.of("parameters").range(0, this.layerCount);
+    let expert = this.#sums.of("expertParameters").range(0, this.layerCount);
+    for (const list of [embedding, head]) {
       for (const layer of list) {
         dense += layer.parameters;
         expert += layer.expertParameters;
@@ -296,14 +348,13 @@ export class StageCosts {
 
   /** Sum of a field over the blocks [start, end) of one stage, the first of them recomputed whole. */
   #range(field: LayerField, start: number, end: number): number {
-    if (!this.#sums) {
-      const { blocks, whole } = this.chain;
-      this.#sums = { layers: layerSums(blocks), whole: whole && layerSums(whole) };
-    }
-    const { layers, whole } = this.#sums;
-    if (!whole) return layers[field][end]! - layers[field][start]!;
+    return this.#part(this.#sums.of(field), this.#wholeSums?.of(field), start, end);
+  }
+
+  #part(sum: BlockSum, whole: BlockSum | undefined, start: number, end: number): number {
+    if (!whole) return sum.range(start, end);
     const middle = Math.min(end, start + this.configuration.recomputeLayers);
-    return whole[field][middle]! - whole[field][start]! + (layers[field][end]! - layers[field][middle]!);
+    return whole.range(start, middle) + sum.range(middle, end);
   }
 
   #ends(stage: number): PricedLayer[] {
@@ -324,6 +375,23 @@ export class StageCosts {
     if (last > 0 && place !== 1) sum.weights += this.#tiedSeconds;
     this.#endCache[place] = sum;
     return sum;
+  }
+
+  /** Bytes of embedding and head on a stage that do not add up over layers. */
+  #endExtra(stage: number): EndExtra {
+    const last = this.layout.rankOfStage.length - 1;
+    const place = stage === 0 ? 0 : stage === last ? 2 : 1;
+    let extra = this.#extraCache[place];
+    if (!extra) {
+      extra = { logitsBytes: 0, logitsGradientBytes: 0, workspace: 0 };
+      for (const layer of this.#ends(stage)) {
+        extra.logitsBytes += layer.logitsBytes;
+        extra.logitsGradientBytes += layer.logitsGradientBytes;
+        extra.workspace = Math.max(extra.workspace, layer.workspace);
+      }
+      this.#extraCache[place] = extra;
+    }
+    return extra;
   }
 
   #transfers(stage: number): number {

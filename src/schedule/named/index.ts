@@ -113,6 +113,14 @@ export function scheduleByName(name: string, options: ScheduleOptions): Schedule
 }
 
 /**
+ * How a schedule places its stages, and the chunks of each rank where they are not free.
+ * @throws MpoptError as `canonicalScheduleName`.
+ */
+export function schedulePlacement(name: string): Pick<ScheduleShape, "placement"> & { chunks?: number } {
+  return families[canonicalScheduleName(name)]!;
+}
+
+/**
  * How the schedule of that name lays out its stages.
  * @param chunks by default the schedule's own, 2 where it is free.
  * @throws MpoptError E_PLAN_INVALID for an unknown name; E_USAGE for counts below 1 and chunks that do not fit.
