@@ -2,11 +2,11 @@ import { deviceCount, devicesPerNode } from "../cluster/index.js";
 import type { Baseline, Cluster, Estimate, Job, Model, Recompute, RunOptions } from "../contracts/index.js";
 import { runtimeRefusal, schedulesOfRuntime } from "../schedule/index.js";
 import { describeConfiguration, divisors } from "../search/candidates.js";
-import { type Configuration, type CostModels, singleDevice } from "../search/configuration.js";
+import type { Configuration, CostModels } from "../search/configuration.js";
 import { costModels } from "../search/joint.js";
 import { LayerChains } from "../search/layerChains.js";
 import { isClosedForm, makeSchedule, type ScheduleChoice } from "../search/scheduleChoices.js";
-import { largestMicroBatch } from "../search/space.js";
+import { Space } from "../search/space.js";
 import { StageCosts } from "../search/stageCosts.js";
 import { assembleEstimate } from "./assemble.js";
 
@@ -75,32 +75,31 @@ const rules: readonly Rule[] = [
   },
 ];
 
-/** What a rule is called in reports, with its source. */
-export const baselineTitles: Readonly<Record<Baseline["rule"], string>> = {
-  sc21: "Narayanan et al. 2021",
-  "smallest-degree": "smallest degree that fits",
-  "node-tensor": "Korthikanti et al. 2022, NeMo",
-};
-
 /**
- * Boundaries of stages as Megatron-LM cuts them: as many layers in each, or, where they do not divide, embedding and
- * loss counted as a layer each (`--account-for-embedding-in-pipeline-split`, `--account-for-loss-in-pipeline-split`).
- * @returns undefined where neither divides.
+ * Boundaries of stages as Megatron-LM cuts them without a layout: as many layers in each; where they do not divide,
+ * embedding and loss counted as a layer each (`--account-for-embedding-in-pipeline-split`,
+ * `--account-for-loss-in-pipeline-split`); or else what is left in the last stage (`--decoder-last-pipeline-num-layers`).
+ * @param chunks stages of each rank: the last way is for one.
+ * @returns undefined where none divides.
  */
-export function evenStages(blockLayers: number, stages: number): number[] | undefined {
-  if (blockLayers % stages === 0) {
-    return Array.from({ length: stages + 1 }, (_, i) => (i * blockLayers) / stages);
-  }
+export function evenStages(blockLayers: number, ranks: number, chunks = 1): number[] | undefined {
+  const stages = ranks * chunks;
+  const cuts = (share: number, first: number) =>
+    Array.from({ length: stages + 1 }, (_, i) =>
+      i === 0 ? 0 : i === stages ? blockLayers : first + (i - 1) * share,
+    );
+  if (blockLayers % stages === 0) return cuts(blockLayers / stages, blockLayers / stages);
   const share = (blockLayers + 2) / stages;
-  if (!Number.isInteger(share) || share < 1) return undefined;
-  const inner = Array.from({ length: stages - 1 }, (_, i) => (i + 1) * share - 1);
-  return [0, ...inner, blockLayers];
+  if (Number.isInteger(share) && share >= 1) return cuts(share, share - 1);
+  const most = Math.ceil(blockLayers / stages);
+  return chunks === 1 && most * (stages - 1) < blockLayers ? cuts(most, most) : undefined;
 }
 
 /** A way to run a rung, priced. */
 interface Priced {
   configuration: Configuration;
-  schedule: ScheduleChoice;
+  /** Stages of each rank. */
+  chunks: number;
   stepSeconds: number;
   /** On the fullest device. */
   memoryBytes: number;
@@ -121,23 +120,31 @@ class Pricer {
     this.blockLayers = model.layers.filter((layer) => layer.kind === "block").length;
   }
 
-  /** Undefined where the layers cannot be divided so, or the schedule does not exist. */
-  async price(configuration: Configuration, schedule: ScheduleChoice): Promise<Priced | undefined> {
+  /**
+   * @param schedule what the simulator times; without one the pipeline is 1F1B in closed form.
+   * @returns undefined where the layers cannot be divided so, or the schedule does not exist.
+   */
+  async price(configuration: Configuration, schedule?: ScheduleChoice): Promise<Priced | undefined> {
     const { pipeline, microBatches } = configuration;
-    const boundaries = evenStages(this.blockLayers, pipeline * schedule.chunks);
+    const boundaries = evenStages(this.blockLayers, pipeline, schedule?.chunks);
     if (!boundaries) return undefined;
     // Rules of thumb know the usual shardings alone.
     const { runtime } = this.#models.job;
     const chain = await this.#chains.chain(configuration, runtime === "any" ? "portable" : runtime);
     if (!chain) return undefined;
-    const closed = isClosedForm(this.#models.job, schedule.name);
-    const prepared = closed ? undefined : makeSchedule(schedule, pipeline, microBatches);
-    if (!closed && !prepared) return undefined;
+    const prepared = schedule && makeSchedule(schedule, pipeline, microBatches);
+    if (schedule && !prepared) return undefined;
     const costs = new StageCosts(configuration, chain, this.#models, prepared?.layout);
     const estimate = assembleEstimate(this.#model, this.#models, costs, boundaries, prepared);
     const memoryBytes = fullestBytes(estimate);
     const fits = estimate.memory.every((entry) => entry.reservedBytes <= entry.limitBytes);
-    return { configuration, schedule, stepSeconds: estimate.stepSeconds, memoryBytes, fits };
+    return {
+      configuration,
+      chunks: schedule?.chunks ?? 1,
+      stepSeconds: estimate.stepSeconds,
+      memoryBytes,
+      fits,
+    };
   }
 }
 
@@ -146,34 +153,37 @@ export function fullestBytes({ memory }: Pick<Estimate, "memory">): number {
   return memory.reduce((most, { reservedBytes }) => Math.max(most, reservedBytes), 0);
 }
 
-const plain: ScheduleChoice = { name: "1f1b", chunks: 1 };
 /** More chunks a rank than this are not tried: transfers grow with them. */
 const mostChunks = 8;
 
+/**
+ * What a rule leaves open at its degrees: micro-batches, ascending. Experts are split like all layers under `sc21`,
+ * which knows none; under the others they are shared by as many ranks as fit a node, each expert whole, as
+ * Megatron-Core's guide to MoE asks (expert before tensor parallelism for experts, both inside the fast links). Where
+ * the runtime has no expert parallelism they stay split.
+ */
+function shapesOf(space: Space, rule: Rule, rung: Rung, data: number, node: number): Configuration[] {
+  const all = space.shapes({ ...rung, context: 1, data });
+  const sequenceParallel = rule.sequenceParallel && all.some((shape) => shape.sequenceParallel);
+  const open = all.filter((shape) => shape.sequenceParallel === sequenceParallel);
+  const split = ({ expert, expertTensor }: Configuration) => expert === 1 && expertTensor === rung.tensor;
+  const shared = open.filter((shape) => !split(shape) && shape.expert * shape.expertTensor <= node);
+  if (rule.name === "sc21" || shared.length === 0) return open.filter(split);
+  const width = Math.min(...shared.map(({ expertTensor }) => expertTensor));
+  const whole = shared.filter(({ expertTensor }) => expertTensor === width);
+  const most = Math.max(...whole.map(({ expert }) => expert));
+  return whole.filter(({ expert }) => expert === most);
+}
+
 /** The best way to run one rung, or the smallest where none fits; undefined where the rung cannot be run at all. */
-async function priceRung(pricer: Pricer, job: Job, rule: Rule, rung: Rung, devices: number) {
-  const data = devices / rung.tensor / rung.pipeline;
-  if (job.globalBatch % data !== 0) return undefined;
+async function priceRung(pricer: Pricer, job: Job, rule: Rule, shapes: readonly Configuration[]) {
   let best: Priced | undefined;
   let smallest: Priced | undefined;
   for (const recompute of rule.recompute) {
-    for (const microBatch of divisors(job.globalBatch / data)) {
-      if (microBatch > largestMicroBatch) break;
-      const found = await pricer.price(
-        {
-          ...singleDevice,
-          ...rung,
-          data,
-          expertTensor: rung.tensor,
-          microBatch,
-          microBatches: job.globalBatch / data / microBatch,
-          sequenceParallel: rule.sequenceParallel && rung.tensor > 1 && job.sequence % rung.tensor === 0,
-          recompute,
-          zero: data > 1 ? rule.zero : 0,
-          shards: rule.zero > 0 ? data : 1,
-        },
-        plain,
-      );
+    for (const shape of shapes) {
+      const zero = shape.data > 1 ? rule.zero : 0;
+      const shards = zero > 0 ? shape.data : 1;
+      const found = await pricer.price({ ...shape, recompute, zero, shards });
       if (!found) break;
       if (!smallest || found.memoryBytes < smallest.memoryBytes) smallest = found;
       // Larger micro-batches need more.
@@ -181,17 +191,21 @@ async function priceRung(pricer: Pricer, job: Job, rule: Rule, rung: Rung, devic
       if (!best || found.stepSeconds < best.stepSeconds) best = found;
     }
   }
-  return best ? await interleave(pricer, job, best) : smallest;
+  return best ? await scheduled(pricer, job, best) : smallest;
 }
 
-/** The same with the best number of chunks a rank, where the runtime interleaves (SC'21, section 2.2.2). */
-async function interleave(pricer: Pricer, job: Job, found: Priced): Promise<Priced> {
+/**
+ * The same under the best schedule of Megatron-LM that the runtime executes: 1F1B, or interleaved stages (SC'21, section
+ * 2.2.2). Priced as the job's own plan is: by the simulator where several schedules are open.
+ */
+async function scheduled(pricer: Pricer, job: Job, found: Priced): Promise<Priced> {
+  if (isClosedForm(job, "1f1b")) return found;
   const { pipeline: ranks, microBatches } = found.configuration;
-  if (ranks === 1 || !schedulesOfRuntime(job.runtime).includes("interleaved")) return found;
-  let best = found;
+  let best = (await pricer.price(found.configuration, { name: "1f1b", chunks: 1 })) ?? found;
+  if (ranks === 1 || !schedulesOfRuntime(job.runtime).includes("interleaved")) return best;
   for (let chunks = 2; chunks <= mostChunks; chunks++) {
     const counts = { ranks, chunks, microBatches };
-    // Megatron-LM's rule, whatever the runtime: it is a rule for its users.
+    // Megatron-LM's condition, whatever the runtime: these are rules for its users.
     if (runtimeRefusal("megatron", "interleaved", counts) !== undefined) continue;
     const other = await pricer.price(found.configuration, { name: "interleaved", chunks });
     if (other?.fits && other.stepSeconds < best.stepSeconds) best = other;
@@ -211,14 +225,18 @@ export async function megatronBaselines(
   options: Pick<RunOptions, "signal"> = {},
 ): Promise<Baseline[]> {
   const pricer = new Pricer(model, costModels(cluster, job), options.signal);
+  // Pins are mpopt's own business.
+  const space = new Space(model, cluster, { ...job, pins: {} });
   const devices = deviceCount(cluster);
+  const node = devicesPerNode(cluster);
   const result: Baseline[] = [];
   for (const rule of rules) {
     options.signal?.throwIfAborted();
     let last: Priced | undefined;
-    for (const rung of rule.rungs(devices, devicesPerNode(cluster))) {
-      if (rung.pipeline > pricer.blockLayers) continue;
-      const found = await priceRung(pricer, job, rule, rung, devices);
+    for (const rung of rule.rungs(devices, node)) {
+      const data = devices / rung.tensor / rung.pipeline;
+      if (rung.pipeline > pricer.blockLayers || job.globalBatch % data !== 0) continue;
+      const found = await priceRung(pricer, job, rule, shapesOf(space, rule, rung, data, node));
       if (!found) continue;
       last = found;
       if (found.fits) break;
@@ -232,9 +250,9 @@ function outcome(found: Priced | undefined): Omit<Baseline, "rule"> {
   if (!found) {
     return { reason: "no degrees that it allows divide the layers, the heads and the batch" };
   }
-  const { configuration, schedule, stepSeconds, memoryBytes, fits } = found;
-  const chunks = schedule.chunks > 1 ? `, ${schedule.chunks} interleaved chunks` : "";
-  const plan = `${describeConfiguration(configuration)}${chunks}`;
+  const { configuration, chunks, stepSeconds, memoryBytes, fits } = found;
+  const interleaved = chunks > 1 ? `, ${chunks} interleaved chunks` : "";
+  const plan = `${describeConfiguration(configuration)}${interleaved}`;
   if (fits) return { plan, stepSeconds, memoryBytes };
   return { plan, memoryBytes, reason: "does not fit with any degrees that it allows" };
 }

@@ -109,7 +109,7 @@ const choices: readonly [string, (plan: Plan) => string][] = [
   ["ZeRO", (plan) => `${plan.optimizer.zero}`],
   ["shards", (plan) => `${plan.optimizer.shards ?? "all"}`],
   ["recompute", (plan) => `${plan.stages[0]!.recompute}`],
-  ["layers recomputed", (plan) => `${plan.stages[0]!.recomputeLayers ?? 0}`],
+  ["layers recomputed", (plan) => `${configurationOf(plan).recomputeLayers}`],
   ["offload", (plan) => plan.optimizer.offload ?? "none"],
   ["schedule", (plan) => plan.schedule.name],
   ["stages", (plan) => `${plan.stages.length}`],

@@ -81,13 +81,15 @@ export function shortPlan(plan: Plan): string {
     .map(({ axis, size }) => `${axis} ${formatInteger(size)}`);
   const experts = plan.mesh.experts;
   const expert = experts && experts.expert > 1 ? [`expert ${experts.expert}`] : [];
-  const { recompute, recomputeLayers } = plan.stages[0]!;
-  const repeats = recompute !== "none" || (recomputeLayers ?? 0) > 0;
+  // Stages with fewer layers than are recomputed say so.
+  const layers = (stage: Plan["stages"][number]) => stage.recomputeLayers ?? 0;
+  const stage = plan.stages.reduce((a, b) => (layers(b) > layers(a) ? b : a));
+  const repeats = stage.recompute !== "none" || layers(stage) > 0;
   return [
     [...degrees, ...expert].join(" × ") || "one device",
     `micro-batch ${plan.batch.micro}`,
     ...(plan.optimizer.zero > 0 ? [stateWords(plan)] : []),
-    ...(repeats ? [`recompute ${recomputeWords(plan.stages[0]!)}`] : []),
+    ...(repeats ? [`recompute ${recomputeWords(stage)}`] : []),
     ...(plan.optimizer.offload ? [offloadWords(plan)!] : []),
     ...(plan.schedule.name === "1f1b" ? [] : [scheduleTitle(plan.schedule.name)]),
   ].join(", ");

@@ -26,14 +26,18 @@ async function searched(model: string, cluster: string, job: Partial<Job>, pins:
 }
 
 describe("evenStages", () => {
-  it("gives every stage as many layers, or counts embedding and loss as one each", () => {
+  it("gives every stage as many layers, or counts embedding and loss as one each, or leaves the rest to the last", () => {
     expect(evenStages(32, 4)).toEqual([0, 8, 16, 24, 32]);
     // Llama 3 405B on 16 pipeline ranks: 7 layers first and last, 8 in all others.
     const llama = evenStages(126, 16)!;
     expect(llama.slice(1).map((end, i) => end - llama[i]!)).toEqual([7, ...new Array(14).fill(8), 7]);
-    expect(evenStages(30, 7)).toBeUndefined();
+    expect(evenStages(126, 16, 8)!.slice(0, 4)).toEqual([0, 0, 1, 2]);
+    // DeepSeek-V3's 61 layers on 16 ranks: 4 in each but the last.
+    const rest = evenStages(61, 16)!;
+    expect(rest.slice(1).map((end, i) => end - rest[i]!)).toEqual([...new Array(15).fill(4), 1]);
+    expect(evenStages(61, 8, 2)).toBeUndefined();
+    expect(evenStages(61, 32)).toBeUndefined();
     expect(evenStages(12, 64)).toBeUndefined();
-    expect(evenStages(12, 14)!.slice(0, 3)).toEqual([0, 0, 1]);
   });
 });
 
@@ -88,6 +92,28 @@ describe("megatronBaselines", () => {
     expect(node.plan).toMatch(/sequence parallel, ZeRO-1, recompute selective/);
   });
 
+  it("gives what Korthikanti et al. 2022 ran, tables 3 and 5: degrees, and times within 15 %", async () => {
+    // Devices on A100, batch, pipeline degree, seconds with full and with selective recomputation.
+    const rows = [
+      ["megatron-22b", "a100-80:8x1", 4, 1, 1.42, 1.1],
+      ["megatron-175b", "a100-80:8x8", 64, 8, 18.13, 13.75],
+      ["megatron-530b", "a100-80:8x35", 280, 35, 49.05, 37.83],
+      ["megatron-1t", "a100-80:8x64", 512, 64, 94.42, 71.49],
+    ] as const;
+    for (const [name, on, globalBatch, pipeline, full, selective] of rows) {
+      const work = jobOf({ globalBatch, sequence: 2048, runtime: "megatron" });
+      const written = loadModel(name, { kernels: { attention: "materialized", dropout: true } });
+      const [sc21, , node] = await megatronBaselines(written, clusterPreset(on), work);
+      for (const [rule, seconds] of [
+        [sc21!, full],
+        [node!, selective],
+      ] as const) {
+        expect(degrees(rule), name).toEqual({ tensor: 8, pipeline, data: 1 });
+        expect(Math.abs(rule.stepSeconds! / seconds - 1), `${name} ${rule.stepSeconds}`).toBeLessThan(0.15);
+      }
+    }
+  });
+
   it("is never faster than the plan that is proven optimal", async () => {
     const cases = [
       ["llama-3.1-8b", "h100-sxm:8x1", { globalBatch: 64, sequence: 4096 }],
@@ -114,6 +140,19 @@ describe("megatronBaselines", () => {
     const portable = await baselines(model, cluster, job);
     expect(megatron["node-tensor"].plan).toMatch(/interleaved chunks$/);
     expect(megatron["node-tensor"].stepSeconds).toBeLessThan(portable["node-tensor"].stepSeconds!);
+  });
+
+  it("shares experts inside a node where the runtime does, save in the rule that knows none", async () => {
+    const moe = ["mixtral-8x7b", "h100-sxm:8x8"] as const;
+    const work = { globalBatch: 256, sequence: 4096 };
+    const megatron = await baselines(...moe, { ...work, runtime: "megatron" });
+    const portable = await baselines(...moe, work);
+    for (const rule of ["smallest-degree", "node-tensor"] as const) {
+      expect(megatron[rule].plan).toMatch(/expert 8/);
+      expect(portable[rule].plan).not.toMatch(/expert \d/);
+      expect(megatron[rule].stepSeconds).toBeGreaterThan(0);
+    }
+    expect(megatron.sc21.plan).not.toMatch(/expert \d/);
   });
 
   it("says why a rule gives no plan", async () => {
