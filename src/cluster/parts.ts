@@ -31,6 +31,8 @@ export interface Part {
   memoryBytesPerSecond: number;
   /** Share of the memory bandwidth that operators bound by it reach. */
   memoryEfficiency: number;
+  /** Rate of the loss over that of other operators; `lossShare` where absent. */
+  lossShare?: number;
   /** Links inside a node: one direction, one device, as reached by large collectives over a ring. */
   nodeBytesPerSecond: number;
   /** Latency of one hop of a ring inside a node; 3 us where absent. */
@@ -138,6 +140,8 @@ const b200: Part = {
   multiprocessors: 148,
   memoryBytesPerSecond: 8e12,
   memoryEfficiency: 0.67,
+  // Fused by Transformer Engine: 8 bytes a logit at 0.28 of the data sheet's bandwidth (SimuMax, `ce_fusion`).
+  lossShare: 0.63,
   nodeBytesPerSecond: nodeLinks.b200.bytesPerSecond,
   nodeCurves: { node: "b200", borrowed: false },
   networkBytesPerSecond: 46e9,
@@ -179,13 +183,6 @@ const gb200: Part = {
     price: listPrice,
   },
 };
-
-/**
- * Rate of flash attention, forward with heads of 128 and long sequences, over the best matrix product. `fitted` to the
- * 24 rows of SimuMax's configs/system/a100_pcie.json; the 64 of b200_bf16_ceperm.json give the same share
- * (`bench/kernels`).
- */
-export const attentionShare = 0.8;
 
 export const parts: Readonly<Record<string, Part>> = {
   "v100-32": {

@@ -8,26 +8,16 @@ import {
   MpoptError,
 } from "../contracts/index.js";
 import { nodeCurves, nodeLatency } from "./curves.js";
-import { aliases, attentionShare, type Part, parts } from "./parts.js";
+import {
+  attentionShare,
+  gemmTailSeconds,
+  lossShare,
+  memoryTailSeconds,
+  permuteShare,
+} from "./kernelShares.js";
+import { aliases, type Part, parts } from "./parts.js";
 
 export const clusterPresetNames: readonly string[] = Object.keys(parts);
-
-/**
- * Seconds that a product of unknown shape loses to launch, ramp-up and the last wave of tiles. With it, achieved
- * rate = best rate x t / (t + tail), t the time at the best rate, which follows the GEMM efficiencies that SimuMax
- * publishes for A100 (59 % of peak at 24 GFLOP, 69-74 % at 137 GFLOP, 75 % beyond 1 TFLOP).
- */
-const gemmTailSeconds = 22e-6;
-
-/** Same for kernels that are bound by memory: 4-5 us of launch and ramp-up (SimuMax fits 30-40 us for whole operators). */
-const memoryTailSeconds = 5e-6;
-
-/**
- * Rate of moving tokens to their experts and back over that of other passes over memory: fused permutations on B200
- * reach 0.51 and 0.67 of the data sheet's bandwidth (SimuMax configs/system/b200_bf16_ceperm.json, `permute_bwd`,
- * `default`); unfused ones on A100 0.19 and 0.91 of 1600 GB/s.
- */
-const permuteShare = 0.76;
 
 function curve(best: number, tailSeconds: number): ComputeTable["points"] {
   const points = [];
@@ -68,9 +58,10 @@ function computeTables(part: Part): ComputeTable[] {
     add("attention", dtype, part.achievedFlopsPerSecond * attentionShare, source);
   }
   const bandwidth = part.memoryBytesPerSecond * part.memoryEfficiency;
-  for (const operator of ["elementwise", "reduction", "copy"] as const) {
-    const share = operator === "copy" ? permuteShare : 1;
-    const source = share === 1 ? part.sources.memory : `${part.sources.memory}, x ${share} for permutations`;
+  const shares = { elementwise: 1, reduction: 1, copy: permuteShare, loss: part.lossShare ?? lossShare };
+  for (const operator of ["elementwise", "reduction", "copy", "loss"] as const) {
+    const share = shares[operator];
+    const source = share === 1 ? part.sources.memory : `${part.sources.memory}, x ${share} for ${operator}`;
     for (const dtype of ["bf16", "f32"] as const) add(operator, dtype, bandwidth * share, source);
   }
   return tables;

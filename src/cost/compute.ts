@@ -1,4 +1,4 @@
-import { attentionShare } from "../cluster/parts.js";
+import { attentionShare } from "../cluster/kernelShares.js";
 import {
   bytesPerElement,
   type ComputeTable,

@@ -24,6 +24,8 @@ export interface GemmConstants {
   overlap: number;
   /** Seconds between two kernels of one stream; assumed, as the empty kernels of CUDA graphs. */
   tailSeconds: number;
+  /** Rate over that of aligned operands where rows of a matrix have an odd number of elements. */
+  oddShare: number;
   /** Seconds that each group adds where groups are kernels of their own, on several streams. */
   groupSeconds: number;
 }
@@ -31,7 +33,8 @@ export interface GemmConstants {
 /**
  * Fitted to the 195 products of SimuMax's configs/system/a100_pcie.json (Megatron shapes, three layouts): median
  * error 2 %, p90 7 %. `groupSeconds` is from the 108 grouped products of b200_bf16_ceperm.json. `bench/kernels`
- * repeats the fit and tries it on the other device.
+ * repeats the fit and tries it on the other device. `oddShare` is from vTrain's runs on one A100 node, whose head of
+ * 50,257 columns runs at 81 to 100 TFLOP/s, and at 219 where it is padded.
  */
 export const gemmConstants: Readonly<GemmConstants> = {
   waveShare: 1.08,
@@ -40,6 +43,7 @@ export const gemmConstants: Readonly<GemmConstants> = {
   prologue: 160,
   overlap: 2,
   tailSeconds: 2e-6,
+  oddShare: 0.4,
   groupSeconds: 1.1e-6,
 };
 
@@ -79,7 +83,8 @@ export function gemmSeconds(
 ): number {
   const { m, n, k } = shape;
   const groups = Math.max(1, shape.groups ?? 1);
-  const full = (flopsPerSecond * constants.waveShare) / multiprocessors;
+  const best = flopsPerSecond * alignment(shape, constants.oddShare);
+  const full = (best * constants.waveShare) / multiprocessors;
   let waves = Number.POSITIVE_INFINITY;
   for (const [rows, columns] of tiles) {
     const operands = 128 / rows + 128 / columns - 1.5;
@@ -93,10 +98,29 @@ export function gemmSeconds(
       if (seconds < waves) waves = seconds;
     }
   }
-  const power = (2 * m * n * k * groups) / (flopsPerSecond * constants.sustainedShare);
+  const power = (2 * m * n * k * groups) / (best * constants.sustainedShare);
   const compute = smoothMaximum(waves, power, powerExponent);
   const calls = shape.separate ? (groups - 1) * constants.groupSeconds : 0;
   return smoothMaximum(compute, bytes / bytesPerSecond, constants.overlap) + constants.tailSeconds + calls;
+}
+
+/** Elements that loads of 16 bytes take; rows of as many are aligned ("Matrix Multiplication Background", section 2). */
+const alignedElements = 8;
+
+/**
+ * Share of the rate that is left by the alignment of the matrices' rows: 1 for multiples of 8 elements, `oddShare` for
+ * odd lengths, between them by halves (assumed). Lengths of rows are n and k, and m and n in a gradient of weights.
+ */
+function alignment({ m, n, k, accumulates }: GemmShape, oddShare: number): number {
+  let halves = 0;
+  for (const length of accumulates ? [m, n] : [n, k]) {
+    if (!Number.isInteger(length)) continue;
+    let aligned = 1;
+    let lost = Math.log2(alignedElements);
+    for (; lost > 0 && length % (2 * aligned) === 0; lost--) aligned *= 2;
+    halves = Math.max(halves, lost);
+  }
+  return 1 - (1 - oddShare) * (halves / Math.log2(alignedElements));
 }
 
 /** (a^p + b^p)^(1/p) without overflow. */
