@@ -81,12 +81,29 @@ export interface CalibratedKind {
   residuals: { id: string; error: number }[];
 }
 
+/** What runs of one part under like software showed together, for kinds of which none was measured. */
+export interface CalibratedFamily {
+  /** Preset part of the GPU. */
+  part: string;
+  /** `softwareFamily` of the runs. */
+  software: string;
+  /** Runs that it was fitted to. */
+  runs: number;
+  /** Shift of each fitted parameter along its coordinate, from where a preset has it. */
+  shifts: Record<string, number>;
+}
+
 /** What `calibrate` finds, by `RunInputs.kind`. */
 export interface Calibration {
   kinds: Record<string, CalibratedKind>;
+  families: CalibratedFamily[];
 }
 
 export interface CalibrateOptions extends RunOptions {
+  /** Where the runs come from, for the sources of fitted quantities; by default "measured runs". */
+  source?: string;
+  /** ISO 8601 day of the fit; by default today. */
+  date?: string;
   /** Where the fit begins: the template of a kind; by default the preset's (`presetTemplate`). */
   templateOf?: TemplateOf;
   /** Shared with predictions of the same runs. */
