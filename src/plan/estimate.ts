@@ -44,11 +44,23 @@ export function configurationOf(plan: Plan): Configuration {
   };
 }
 
+/** What times a plan's schedule; undefined where its step is priced in closed form. */
+export function preparedScheduleOf(plan: Plan): PreparedSchedule | undefined {
+  const closed = isClosedForm(plan.job, plan.schedule.name) && !plan.schedule.actions;
+  return closed ? undefined : new PreparedSchedule(scheduleOfPlan(plan));
+}
+
 /**
  * Cost of a given placement on a cluster, without any search: the plan's estimate as it would be there.
+ * @param schedule of the plan, for those who price it more than once.
  * @throws MpoptError E_PLAN_INVALID when the plan's shardings do not fit the model, or its stages the schedule.
  */
-export function estimatePlan(plan: Plan, model: Model, cluster: Cluster): Estimate {
+export function estimatePlan(
+  plan: Plan,
+  model: Model,
+  cluster: Cluster,
+  schedule: PreparedSchedule | undefined = preparedScheduleOf(plan),
+): Estimate {
   const configuration = configurationOf(plan);
   const models = costModels(cluster, plan.job);
   const inputOf = layerInput(model, models, configuration, plan.job.runtime, configuration.microBatches);
@@ -78,11 +90,7 @@ export function estimatePlan(plan: Plan, model: Model, cluster: Cluster): Estima
     (layer.kind === "block" ? chain.blocks : chain[layer.kind]).push(costOf.get(layer.block)!);
   }
   const boundaries = [...plan.stages.map((stage) => stage.layers.start), plan.model.blockLayers];
-  if (isClosedForm(plan.job, plan.schedule.name) && !plan.schedule.actions) {
-    return assembleEstimate(model, models, new StageCosts(configuration, chain, models), boundaries);
-  }
-  const schedule = new PreparedSchedule(scheduleOfPlan(plan));
-  const costs = new StageCosts(configuration, chain, models, schedule.layout);
+  const costs = new StageCosts(configuration, chain, models, schedule?.layout);
   return assembleEstimate(model, models, costs, boundaries, schedule);
 }
 

@@ -8,7 +8,8 @@ import {
   type Quantity,
   type Sensitivity,
 } from "../contracts/index.js";
-import { estimatePlan } from "./estimate.js";
+import type { PreparedSchedule } from "../search/preparedSchedule.js";
+import { estimatePlan, preparedScheduleOf } from "./estimate.js";
 
 /** One thing changed: the plan, or the cluster that it is priced on. */
 interface Change {
@@ -28,8 +29,10 @@ const leastGain = 1e-3;
  */
 export function planSensitivity(plan: Plan, model: Model, cluster: Cluster): Sensitivity[] {
   const result: Sensitivity[] = [];
+  const schedule = preparedScheduleOf(plan);
   for (const { change, plan: other = plan, cluster: on = cluster, ideal } of changes(plan, cluster)) {
-    const estimate = priced(other, model, on);
+    const own = other.schedule === plan.schedule ? schedule : undefined;
+    const estimate = priced(other, model, on, own);
     if (!estimate || estimate.tokensPerSecond < plan.estimate.tokensPerSecond * (1 + leastGain)) continue;
     const { stepSeconds, tokensPerSecond } = estimate;
     result.push({
@@ -43,9 +46,14 @@ export function planSensitivity(plan: Plan, model: Model, cluster: Cluster): Sen
   return result.sort((a, b) => b.tokensPerSecond - a.tokensPerSecond);
 }
 
-function priced(plan: Plan, model: Model, cluster: Cluster): Estimate | undefined {
+function priced(
+  plan: Plan,
+  model: Model,
+  cluster: Cluster,
+  schedule: PreparedSchedule | undefined,
+): Estimate | undefined {
   try {
-    return estimatePlan(plan, model, cluster);
+    return estimatePlan(plan, model, cluster, schedule);
   } catch (error) {
     // Not every schedule exists for every number of micro-batches.
     if (error instanceof MpoptError && ["E_PLAN_INVALID", "E_USAGE"].includes(error.code)) return undefined;
@@ -77,6 +85,8 @@ function changes(plan: Plan, cluster: Cluster): Change[] {
     },
     { change: "device memory twice as fast", cluster: withDeviceSpeed(cluster, 2, ["memory"]) },
     ...overlapChanges(cluster),
+    ...hostChanges(plan, cluster),
+    ...narrowChange(plan, cluster),
     ...batchChange(plan),
     ...recomputeChange(plan),
   ];
@@ -109,6 +119,44 @@ function overlapChanges(cluster: Cluster): Change[] {
       ? [{ change, ideal: true, cluster: { ...cluster, overlap: { ...overlap, [kind]: all } } }]
       : [],
   );
+}
+
+/** A faster host, where the plan waits for it. */
+function hostChanges(plan: Plan, cluster: Cluster): Change[] {
+  const { terms } = plan.estimate;
+  const result: Change[] = [];
+  const times = (quantity: Quantity, factor: number): Quantity => ({
+    value: quantity.value * factor,
+    provenance: "assumed",
+    source: `${quantity.source}, ${factor} times as much`,
+  });
+  if (terms.offload > 0) {
+    const devices = cluster.devices.map((device) => ({
+      ...device,
+      ...(device.hostBytesPerSecond && { hostBytesPerSecond: times(device.hostBytesPerSecond, 2) }),
+    }));
+    result.push({ change: "links to host memory twice as fast", cluster: { ...cluster, devices } });
+  }
+  if (terms.host > 0) {
+    const devices = cluster.devices.map((device) => {
+      const { callSeconds } = device;
+      if (!callSeconds) return device;
+      const { forward, backward } = callSeconds;
+      const half = { forward: times(forward, 0.5), backward: times(backward, 0.5) };
+      return { ...device, callSeconds: { ...callSeconds, ...half } };
+    });
+    result.push({ change: "calls of the framework in half the time", cluster: { ...cluster, devices } });
+  }
+  return result;
+}
+
+/** Products of linear layers in fp8, where the devices have them and the plan does not. */
+function narrowChange(plan: Plan, cluster: Cluster): Change[] {
+  const { dtypes } = plan.job;
+  const able = cluster.devices.every((device) => device.peakFlopsPerSecond.fp8);
+  if (!able || dtypes.linear !== undefined || !["bf16", "f16"].includes(dtypes.parameters)) return [];
+  const job = { ...plan.job, dtypes: { ...dtypes, linear: "fp8" as const } };
+  return [{ change: "products of linear layers in fp8", plan: { ...plan, job } }];
 }
 
 /** Twice the micro-batches: what comes once a step, and what fills and drains the pipeline, counts half. */
