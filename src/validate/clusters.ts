@@ -1,42 +1,24 @@
 import { clusterPreset, evenLevels } from "../cluster/index.js";
-import type { Cluster, Level, Quantity } from "../contracts/index.js";
+import type { Cluster, Level } from "../contracts/index.js";
 import type { Hardware } from "./kinds.js";
 import type { ClusterOf, RunInputs, TemplateOf } from "./types.js";
 
 /** Nodes of a template: two of the widest domains that a preset has, so that every level is there. */
 const templateNodes = 36;
 
-/** The preset's nodes with what a kind's hardware has of its own; a template for clusters of any size. */
+/** The preset's nodes with what is known of a kind's network; a template for clusters of any size. */
 export function hardwareCluster(hardware: Hardware, devicesPerNode: number): Cluster {
   const preset = clusterPreset(`${hardware.part}:${devicesPerNode}x${templateNodes}`);
-  const { memoryBytes, memoryBytesPerSecond, nodeBytesPerSecond, networkBytesPerSecond } = hardware;
-  const source = hardware.source ?? "";
-  const own = (value: number | undefined, other: Quantity): Quantity =>
-    value === undefined ? other : { value, provenance: "assumed", source };
-  const device = preset.devices[0]!;
-  const slower = memoryBytesPerSecond ? memoryBytesPerSecond / device.memoryBytesPerSecond.value : 1;
-  const last = preset.topology.levels.length - 1;
+  const { networkBytesPerSecond: value, source } = hardware;
+  if (value === undefined) return preset;
+  const { levels } = preset.topology;
+  const network = levels.at(-1)!;
+  const { collectives: _curves, ...priced } = network;
+  const bytesPerSecond = { value, provenance: "assumed" as const, source: source ?? "" };
   return {
     ...preset,
-    devices: [
-      {
-        ...device,
-        memoryBytes: own(memoryBytes, device.memoryBytes),
-        memoryBytesPerSecond: own(memoryBytesPerSecond, device.memoryBytesPerSecond),
-        compute: device.compute.map((table) =>
-          slower === 1 || table.unit === "flop"
-            ? table
-            : { ...table, points: table.points.map((each) => ({ ...each, rate: each.rate * slower })) },
-        ),
-      },
-    ],
     topology: {
-      levels: preset.topology.levels.map((level, i): Level => {
-        const value = i === last ? networkBytesPerSecond : nodeBytesPerSecond;
-        if (value === undefined || !level.link) return level;
-        const { bytesPerSecond } = level.link;
-        return { ...level, link: { ...level.link, bytesPerSecond: own(value, bytesPerSecond) } };
-      }),
+      levels: [...levels.slice(0, -1), { ...priced, link: { ...network.link!, bytesPerSecond } }],
     },
   };
 }

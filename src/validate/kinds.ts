@@ -14,6 +14,8 @@ export interface Software {
   dropout: boolean;
   /** What the sharding stage is where `zero` is blank. */
   zero: Zero;
+  /** Whether q, k and v are one product, and both halves of a gated MLP. */
+  projections: "fused" | "separate";
   /** Whether norms between tensor-parallel products are split by tokens, where `sp` is blank. */
   sequenceParallel: boolean;
   /** The vocabulary is padded to a multiple of this times the tensor-parallel degree. */
@@ -42,6 +44,7 @@ const unknown: Software = {
   attention: "flash",
   dropout: false,
   zero: 0,
+  projections: "fused",
   sequenceParallel: false,
   vocabularyMultiple: 1,
   bf16Gradients: "f32",
@@ -122,6 +125,7 @@ const softwareOf: Readonly<Record<string, Software>> = {
   TITAN: {
     ...fullySharded,
     name: "torchtitan",
+    projections: "separate",
     source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
   },
   FMS: {
@@ -130,7 +134,12 @@ const softwareOf: Readonly<Record<string, Software>> = {
     selective: "layers",
     source: "fms-fsdp: selective checkpointing wraps a share of the blocks",
   },
-  AUTOM: { ...fullySharded, name: "NeMo Automodel" },
+  AUTOM: {
+    ...fullySharded,
+    name: "NeMo Automodel",
+    projections: "separate",
+    source: "NeMo Automodel: models of Hugging Face under FSDP2",
+  },
   NEMO: { ...megatronCore, expertTensor: "one" },
   DGXC: megatronCore,
   MCOREH100: megatronCore,
@@ -170,47 +179,31 @@ export function softwareOfPrefix(prefix: string): Software {
   return Object.hasOwn(softwareOf, prefix) ? softwareOf[prefix]! : unknown;
 }
 
-/** A GPU as rows print it: the preset part that stands for it, and where it differs from that. */
+/** A GPU as rows print it: the preset part that stands for it, and the network where the source states it. */
 export interface Hardware {
   part: string;
-  memoryBytes?: number;
-  memoryBytesPerSecond?: number;
   /** One direction, one device, as collectives reach it. */
-  nodeBytesPerSecond?: number;
   networkBytesPerSecond?: number;
   source?: string;
 }
 
-/** First match counts. */
-const gpus: readonly (readonly [RegExp, Hardware])[] = [
-  [/GB300/i, { part: "gb300" }],
-  [/B300/i, { part: "b300" }],
-  [/GB200/i, { part: "gb200" }],
-  [/B200/i, { part: "b200" }],
-  [/H200/i, { part: "h200-sxm" }],
-  [
-    /H100.*96GB.*HBM2e/i,
-    {
-      part: "h100-sxm",
-      memoryBytes: 96e9,
-      memoryBytesPerSecond: 2.4e12,
-      source: "torchtitan's H100: 96 GB of HBM2e at 2.4 TB/s",
-    },
-  ],
-  [
-    /H800/i,
-    { part: "h100-sxm", nodeBytesPerSecond: 160e9, source: "H800: NVLink of 400 GB/s, both directions" },
-  ],
-  [/H100|GH200/i, { part: "h100-sxm" }],
-  [
-    /A800/i,
-    { part: "a100-80", nodeBytesPerSecond: 156e9, source: "A800: NVLink of 400 GB/s, both directions" },
-  ],
-  [/A100.*40/i, { part: "a100-40" }],
+/** Parts by printed name; the first match counts. */
+const gpus: readonly (readonly [RegExp, string])[] = [
+  [/GB300/i, "gb300"],
+  [/B300/i, "b300"],
+  [/GB200/i, "gb200"],
+  [/B200/i, "b200"],
+  [/H200/i, "h200-sxm"],
+  [/H100.*96 ?GB/i, "h100-96"],
+  [/H100.*PCIe/i, "h100-pcie"],
+  [/H20\b/i, "h20"],
+  [/H100|H800|GH200/i, "h100-sxm"],
+  [/A800/i, "a800-80"],
+  [/A100.*40/i, "a100-40"],
   // A name without a size: the runs that print it so were made on 80 GB.
-  [/A100/i, { part: "a100-80" }],
-  [/V100/i, { part: "v100-32" }],
-  [/MI300X/i, { part: "mi300x" }],
+  [/A100/i, "a100-80"],
+  [/V100/i, "v100-32"],
+  [/MI300X/i, "mi300x"],
 ];
 
 /** Share of a line rate that a large all-reduce reaches, as in the presets. */
@@ -219,7 +212,7 @@ const lineShare = 0.92;
 const perGpu = (gigabitsPerNode: number) => (lineShare * gigabitsPerNode * 1e9) / 8 / 8;
 
 /** Networks that differ from the preset's, by prefix and part. */
-const networks: Readonly<Record<string, Pick<Hardware, "networkBytesPerSecond" | "source">>> = {
+const networks: Readonly<Record<string, Omit<Hardware, "part">>> = {
   "VTM/a100-80": { networkBytesPerSecond: perGpu(800), source: "vTrain: 800 Gb/s a node" },
   "BLOOM/a100-80": {
     networkBytesPerSecond: perGpu(400),
@@ -231,10 +224,8 @@ const networks: Readonly<Record<string, Pick<Hardware, "networkBytesPerSecond" |
 
 /** The hardware of a printed GPU name under a prefix; undefined where the name is not known. */
 export function hardwareOf(gpu: string, prefix: string): Hardware | undefined {
-  const found = gpus.find(([pattern]) => pattern.test(gpu))?.[1];
-  if (!found) return undefined;
-  const network = networks[`${prefix}/${found.part}`];
-  return network ? { ...found, ...network } : found;
+  const part = gpus.find(([pattern]) => pattern.test(gpu))?.[1];
+  return part === undefined ? undefined : { part, ...networks[`${prefix}/${part}`] };
 }
 
 /** Key of a cluster kind: rows of one key share their calibration. */

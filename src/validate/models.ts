@@ -1,5 +1,5 @@
 import type { Model } from "../contracts/index.js";
-import { importHuggingFace } from "../models/index.js";
+import { paddedVocabulary, type TransformerDimensions, transformerModel } from "../models/transformer.js";
 import type { Software } from "./kinds.js";
 
 /** Dimensions of a transformer as rows give them; what a row does not say is undefined. */
@@ -18,134 +18,157 @@ export interface ModelDimensions {
 }
 
 /** Facts of published architectures that rows have no columns for. */
-interface Family {
-  /** Hugging Face's `model_type` of the same block. */
-  type: string;
-  vocabulary: number;
-  topK?: number;
-  /** Further fields of the configuration. */
-  fields?: Readonly<Record<string, unknown>>;
-}
+type Family = Pick<
+  TransformerDimensions,
+  | "vocabulary"
+  | "gated"
+  | "activation"
+  | "norm"
+  | "positions"
+  | "tiedEmbeddings"
+  | "biases"
+  | "headSize"
+  | "latent"
+  | "slidingWindow"
+  | "queryKeyNorm"
+  | "branchNorms"
+  | "embeddingNorm"
+> & {
+  /** Width of the MLP in layers without experts. */
+  denseFfn?: number;
+  experts?: Omit<NonNullable<TransformerDimensions["experts"]>, "routed" | "ffn">;
+};
 
-const latent = { kv_lora_rank: 512, qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128 };
+const gpt: Family = {
+  vocabulary: 51_200,
+  gated: false,
+  activation: "gelu",
+  norm: "layer_norm",
+  positions: "learned",
+  tiedEmbeddings: true,
+  biases: true,
+};
 
-/** Models with experts: the first match counts. The sources are their published configurations. */
+const llama: Family = {
+  vocabulary: 32_000,
+  gated: true,
+  activation: "silu",
+  norm: "rms_norm",
+  positions: "rotary",
+  tiedEmbeddings: false,
+  biases: false,
+};
+
+const llama3: Family = { ...llama, vocabulary: 128_256 };
+
+/** DeepSeek-V2, 2024, section 3.1.2. */
+const deepseek: Family = {
+  ...llama,
+  vocabulary: 102_400,
+  latent: { queryRank: 1536, keyValueRank: 512, ropeHeadSize: 64, noRopeHeadSize: 128, valueHeadSize: 128 },
+  denseFfn: 12_288,
+  experts: { topK: 6, shared: 2, denseLayers: 1 },
+};
+const withoutQueryRank = { ...deepseek.latent!, queryRank: 0 };
+
+/** DeepSeek-V3, 2024, section 4.2. */
+const deepseek3: Family = {
+  ...deepseek,
+  vocabulary: 129_280,
+  denseFfn: 18_432,
+  experts: { topK: 8, shared: 1, denseLayers: 3 },
+};
+
+const llama4: Family = {
+  ...llama,
+  vocabulary: 202_048,
+  denseFfn: 16_384,
+  headSize: 128,
+  slidingWindow: { window: 8192, every: 4, chunked: true },
+  experts: { topK: 1, shared: 1 },
+};
+
+/** Models with experts, by the configurations that were published with them: the first match counts. */
 const mixtures: readonly (readonly [RegExp, Family])[] = [
-  [
-    /deepseek.?v2.?lite/i,
-    {
-      type: "deepseek_v2",
-      vocabulary: 102_400,
-      topK: 6,
-      fields: {
-        ...latent,
-        q_lora_rank: null,
-        n_shared_experts: 2,
-        first_k_dense_replace: 1,
-        intermediate_size: 10_944,
-      },
-    },
-  ],
-  [
-    /deepseek.?v2/i,
-    {
-      type: "deepseek_v2",
-      vocabulary: 102_400,
-      topK: 6,
-      fields: {
-        ...latent,
-        q_lora_rank: 1536,
-        n_shared_experts: 2,
-        first_k_dense_replace: 1,
-        intermediate_size: 12_288,
-      },
-    },
-  ],
-  [
-    /kimi/i,
-    {
-      type: "kimi_k2",
-      vocabulary: 163_840,
-      topK: 8,
-      fields: {
-        ...latent,
-        q_lora_rank: 1536,
-        n_shared_experts: 1,
-        first_k_dense_replace: 1,
-        intermediate_size: 18_432,
-      },
-    },
-  ],
+  [/deepseek.?v2.?lite/i, { ...deepseek, denseFfn: 10_944, latent: withoutQueryRank }],
+  [/deepseek.?v2/i, deepseek],
   [
     /moonlight/i,
     {
-      type: "deepseek_v3",
+      ...deepseek,
       vocabulary: 163_840,
-      topK: 6,
-      fields: {
-        ...latent,
-        q_lora_rank: null,
-        n_shared_experts: 2,
-        first_k_dense_replace: 1,
-        intermediate_size: 11_264,
-      },
+      denseFfn: 11_264,
+      latent: withoutQueryRank,
     },
   ],
+  [/kimi/i, { ...deepseek3, vocabulary: 163_840, experts: { topK: 8, shared: 1, denseLayers: 1 } }],
+  [/deepseek/i, deepseek3],
   [
-    /deepseek/i,
+    /gpt.?oss/i,
     {
-      type: "deepseek_v3",
-      vocabulary: 129_280,
-      topK: 8,
-      fields: {
-        ...latent,
-        q_lora_rank: 1536,
-        n_shared_experts: 1,
-        first_k_dense_replace: 3,
-        intermediate_size: 18_432,
-      },
+      ...llama,
+      vocabulary: 201_088,
+      headSize: 64,
+      biases: { qkv: true, output: true, mlp: true, norms: false },
+      slidingWindow: { window: 128, every: 2 },
+      experts: { topK: 4 },
     },
   ],
-  [/gpt.?oss/i, { type: "gpt_oss", vocabulary: 201_088, topK: 4 }],
-  [/qwen3/i, { type: "qwen3_moe", vocabulary: 151_936, topK: 8, fields: { head_dim: 128 } }],
+  [/qwen/i, { ...llama, vocabulary: 151_936, headSize: 128, queryKeyNorm: true, experts: { topK: 8 } }],
   [
     /glm/i,
     {
-      type: "glm4_moe",
+      ...llama,
       vocabulary: 151_552,
-      topK: 8,
-      fields: { first_k_dense_replace: 3, n_shared_experts: 1 },
+      headSize: 128,
+      denseFfn: 12_288,
+      queryKeyNorm: true,
+      experts: { topK: 8, shared: 1, denseLayers: 3 },
     },
   ],
+  [/llama.?4.*scout/i, llama4],
+  [/llama.?4/i, { ...llama4, experts: { ...llama4.experts!, every: 2 } }],
   [
-    /llama.?4.*scout/i,
-    { type: "llama4_text", vocabulary: 202_048, topK: 1, fields: { intermediate_size_mlp: 16_384 } },
-  ],
-  [
-    /llama.?4/i,
+    /grok/i,
     {
-      type: "llama4_text",
-      vocabulary: 202_048,
-      topK: 1,
-      fields: { intermediate_size_mlp: 16_384, interleave_moe_layer_step: 2 },
+      ...llama,
+      vocabulary: 131_072,
+      activation: "gelu",
+      tiedEmbeddings: true,
+      branchNorms: true,
+      experts: { topK: 2 },
     },
   ],
-  // Grok-1's MLP is gated, as Mixtral's.
-  [/grok/i, { type: "mixtral", vocabulary: 131_072, topK: 2 }],
-  [/./, { type: "mixtral", vocabulary: 32_000, topK: 2 }],
+  [/./, { ...llama, experts: { topK: 2 } }],
 ];
 
 /** Dense models: the first match counts. */
 const dense: readonly (readonly [RegExp, Family])[] = [
-  [/nemotron/i, { type: "nemotron", vocabulary: 256_000 }],
-  [/qwen.?3/i, { type: "qwen3", vocabulary: 151_936 }],
-  [/qwen/i, { type: "qwen2", vocabulary: 152_064, fields: { use_sliding_window: false } }],
-  [/mistral/i, { type: "llama", vocabulary: 32_000 }],
-  [/llama.?3/i, { type: "llama", vocabulary: 128_256 }],
-  [/internlm/i, { type: "llama", vocabulary: 103_168 }],
-  [/llama/i, { type: "llama", vocabulary: 32_000 }],
-  // Megatron-LM's GPT: tokens of GPT-2, padded.
-  [/./, { type: "gpt2", vocabulary: 51_200 }],
+  [
+    /nemotron/i,
+    {
+      ...llama,
+      vocabulary: 256_000,
+      gated: false,
+      activation: "squared_relu",
+      norm: "layer_norm",
+      biases: { qkv: false, output: false, mlp: false, norms: true },
+    },
+  ],
+  [/qwen.?3/i, { ...llama, vocabulary: 151_936, headSize: 128, queryKeyNorm: true }],
+  [
+    /qwen/i,
+    { ...llama, vocabulary: 152_064, biases: { qkv: true, output: false, mlp: false, norms: false } },
+  ],
+  [/llama.?3/i, llama3],
+  [
+    /internlm/i,
+    { ...llama, vocabulary: 103_168, biases: { qkv: true, output: true, mlp: false, norms: false } },
+  ],
+  [/llama|mistral/i, llama],
+  [/bloom/i, { ...gpt, vocabulary: 250_880, positions: "none", embeddingNorm: true }],
+  [/^mpt/i, { ...gpt, vocabulary: 50_368, biases: false }],
+  [/./, gpt],
 ];
 
 const models = new Map<string, Model>();
@@ -162,55 +185,40 @@ export function modelOfDimensions(
   tensor: number,
   where: string,
 ): Model {
-  const families = dimensions.experts ? mixtures : dense;
-  const family = families.find(([pattern]) => pattern.test(dimensions.name || "?"))![1];
-  const multiple = software.vocabularyMultiple * (software.vocabularyMultiple > 1 ? tensor : 1);
-  const vocabulary = Math.ceil((dimensions.vocabulary ?? family.vocabulary) / multiple) * multiple;
-  const kernels = { attention: software.attention, dropout: software.dropout } as const;
-  const config = configOf(dimensions, family, vocabulary);
-  const key = JSON.stringify([config, kernels]);
-  const known = models.get(key);
-  if (known) return known;
-  const model = importHuggingFace(config, where, { name: dimensions.name, source: where, kernels });
-  models.set(key, model);
+  const { name, layers, hidden, heads, keyValueHeads, sequence, experts } = dimensions;
+  const families = experts ? mixtures : dense;
+  const found = families.find(([pattern]) => pattern.test(name || "?"))![1];
+  const { denseFfn, experts: mixture, ...family } = found;
+  const ffn = dimensions.ffn ?? (family.gated ? Math.round((8 * hidden) / 3) : 4 * hidden);
+  const { vocabularyMultiple: multiple, projections, attention, dropout } = software;
+  const vocabulary = dimensions.vocabulary ?? family.vocabulary;
+  const complete = {
+    ...family,
+    layers,
+    hidden,
+    ffn: experts ? (denseFfn ?? ffn) : ffn,
+    heads,
+    keyValueHeads: keyValueHeads ?? heads,
+    vocabulary: multiple > 1 ? paddedVocabulary(vocabulary, tensor, multiple) : vocabulary,
+    sequence,
+    projections,
+    ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions), routed: experts, ffn } } : {}),
+  };
+  const kernels = { attention, dropout };
+  const key = JSON.stringify([complete, kernels]);
+  let model = models.get(key);
+  if (!model) {
+    model = transformerModel({ ...complete, name: name || "transformer" }, kernels, { source: where });
+    models.set(key, model);
+  }
   return model;
 }
 
-const plainMlps = new Set(["gpt2", "nemotron"]);
-
-/** The dimensions as a Hugging Face configuration. */
-function configOf(dimensions: ModelDimensions, family: Family, vocabulary: number): Record<string, unknown> {
-  const { layers, hidden, heads, sequence, experts } = dimensions;
-  const ffn = dimensions.ffn ?? (plainMlps.has(family.type) ? 4 * hidden : Math.round((8 * hidden) / 3));
-  if (family.type === "gpt2") {
-    return {
-      model_type: "gpt2",
-      n_layer: layers,
-      n_embd: hidden,
-      n_head: heads,
-      n_inner: ffn,
-      n_positions: sequence,
-      vocab_size: vocabulary,
-    };
-  }
-  const topK = dimensions.topK ?? family.topK;
-  return {
-    model_type: family.type,
-    num_hidden_layers: layers,
-    hidden_size: hidden,
-    intermediate_size: ffn,
-    num_attention_heads: heads,
-    num_key_value_heads: dimensions.keyValueHeads ?? heads,
-    max_position_embeddings: sequence,
-    vocab_size: vocabulary,
-    // Names of the same thing in different families; each reads its own.
-    ...(experts && {
-      num_local_experts: experts,
-      num_experts: experts,
-      n_routed_experts: experts,
-      num_experts_per_tok: topK,
-      moe_intermediate_size: ffn,
-    }),
-    ...family.fields,
-  };
+/** Experts of a family in a model that may have fewer layers than the published one. */
+function mixtureOf(
+  mixture: NonNullable<Family["experts"]>,
+  { layers, topK }: ModelDimensions,
+): NonNullable<Family["experts"]> {
+  const denseLayers = Math.min(mixture.denseLayers ?? 0, layers - 1);
+  return { ...mixture, denseLayers, topK: topK ?? mixture.topK };
 }

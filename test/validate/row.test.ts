@@ -211,7 +211,9 @@ describe("a row of runs", () => {
     expect(made({ zero: "4" })).toBe('sharding "4" is not known');
     expect(made({ recompute: "some" })).toBe('recomputation "some" is not known');
     expect(made({ precision: "int3" })).toBe('precision "int3" is not known');
-    expect(made({ heads: 7 })).toMatch(/^its dimensions make no model: made.csv line 2: expected field/);
+    expect(made({ heads: 7 })).toMatch(
+      /^its dimensions make no model: transformer: expected field heads to divide/,
+    );
   });
 
   it("names file, line and column of what is no number", () => {
