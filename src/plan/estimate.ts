@@ -10,8 +10,8 @@ import { placementName } from "../cost/placement.js";
 import { distinctLayers } from "../models/workload.js";
 import { scheduleOfPlan } from "../schedule/index.js";
 import type { Configuration, LayerChain } from "../search/configuration.js";
-import { priceLayer } from "../search/intra.js";
-import { buildLayerProblem } from "../search/intraProblem.js";
+import { type LayerCost, priceChosen } from "../search/intra.js";
+import { allowedStrategies } from "../search/intraProblem.js";
 import { costModels } from "../search/joint.js";
 import { layerInput } from "../search/layerChains.js";
 import { PreparedSchedule } from "../search/preparedSchedule.js";
@@ -64,16 +64,15 @@ export function estimatePlan(
   const configuration = configurationOf(plan);
   const models = costModels(cluster, plan.job);
   const inputOf = layerInput(model, models, configuration, plan.job.runtime, configuration.microBatches);
-  const costOf = new Map<string, ReturnType<typeof priceLayer>>();
+  const costOf = new Map<string, LayerCost>();
   for (const { block, operators } of distinctLayers(model)) {
     const input = inputOf(operators);
-    const built = buildLayerProblem(input);
     const placed = plan.operators.filter((each) => each.block === block);
-    const strategies = operators.map((operator, i): Strategy => {
+    const splits = operators.map((operator, i) => {
       const wanted = placed[i];
       const found =
         wanted?.operator === operator.name
-          ? built.strategies[i]!.find((each) => matches(each, wanted.sharding.tensor))
+          ? allowedStrategies(operator, input).find((each) => matches(each, wanted.sharding.tensor))
           : undefined;
       if (!found) {
         throw new MpoptError(
@@ -81,9 +80,9 @@ export function estimatePlan(
           `Expected a sharding of ${operator.name} in block ${block} that ${plan.job.runtime} can run but found ${JSON.stringify(wanted?.sharding.tensor ?? "none")}.`,
         );
       }
-      return found;
+      return found.split;
     });
-    costOf.set(block, priceLayer(input, built, strategies, 0, 0));
+    costOf.set(block, priceChosen(input, splits));
   }
   const chain: LayerChain = { embedding: [], blocks: [], head: [] };
   for (const layer of model.layers) {

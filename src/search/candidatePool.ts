@@ -9,6 +9,9 @@ import { type PricedLayer, priceChain } from "./pricedLayer.js";
 import type { Space } from "./space.js";
 import { StageCosts } from "./stageCosts.js";
 
+/** Shapes whose candidates stand for all where none was tried. */
+const shapesShown = 64;
+
 /** A division of the work with a chain, before it is said what ZeRO shards and what is recomputed. */
 export interface Shape {
   configuration: Configuration;
@@ -104,6 +107,16 @@ export class CandidatePool {
     const costs = new StageCosts(configuration, chain, this.models);
     this.configurations++;
     return { configuration, chain, costs, lowerBound: leastSeconds(costs) };
+  }
+
+  /** Candidates that 1F1B was tried for; where it was not, those of the most promising shapes. */
+  tried(): readonly Candidate[] {
+    if (this.priced.length > 0) return this.priced;
+    return this.shapes
+      .slice(0, shapesShown)
+      .flatMap(({ configuration, chain }) =>
+        this.space.roots(configuration).map((root) => this.price({ configuration: root, chain })),
+      );
   }
 
   /**

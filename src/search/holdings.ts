@@ -32,10 +32,12 @@ export function holdingsOf(table: ScheduleTable): Holdings {
 
 function fullest(actions: readonly Action[], place: Int32Array, stages: number): Holding[] {
   const now = new Int32Array(2 * stages);
-  const seen = new Map<string, Holding>();
+  // Moments of which none holds at least as much of everything as another one.
+  let most: Holding[] = [];
   const record = () => {
-    const key = now.join();
-    if (!seen.has(key)) seen.set(key, now.slice());
+    if (most.some((other) => holdsAll(other, now))) return;
+    const moment = now.slice();
+    most = [...most.filter((other) => !holdsAll(moment, other)), moment];
   };
   // Only moments before something is given back can be the fullest.
   let grown = false;
@@ -56,6 +58,11 @@ function fullest(actions: readonly Action[], place: Int32Array, stages: number):
     }
   }
   if (grown) record();
-  const all = [...seen.values()];
-  return all.filter((one) => !all.some((other) => other !== one && one.every((n, i) => n <= other[i]!)));
+  return most;
+}
+
+/** Whether one moment holds at least as much of everything as another. */
+function holdsAll(one: Holding, other: Holding): boolean {
+  for (let i = 0; i < one.length; i++) if (one[i]! < other[i]!) return false;
+  return true;
 }

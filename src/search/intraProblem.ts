@@ -155,18 +155,24 @@ export function chosenLayer(input: LayerProblemInput, chosen: Splits): LayerProb
   };
 }
 
+/** Strategies that the input's rules leave to an operator. */
+export function allowedStrategies(operator: Operator, input: LayerProblemInput): Strategy[] {
+  const { context, group, runtime, sequenceParallel, expertTensor } = input;
+  const rules = { runtime, degree: group.size, sequenceParallel, expertTensor };
+  return enumerateStrategies(operator, context.tensors, workloadSizes(context), rules);
+}
+
 /**
  * Builds the problem.
  * @throws MpoptError E_INFEASIBLE naming the first operator that has no strategy at this degree.
  */
 export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
-  const { operators, context, communication, group, sequenceParallel, expertTensor } = input;
-  const rules = { runtime: input.runtime, degree: group.size, sequenceParallel, expertTensor };
+  const { operators, context, communication, group, sequenceParallel } = input;
   const strategies: Strategy[][] = [];
   const seconds: OperatorSeconds[][] = [];
   const nodes: ProblemNode[] = [];
   for (const operator of operators) {
-    const found = enumerateStrategies(operator, context.tensors, workloadSizes(context), rules);
+    const found = allowedStrategies(operator, input);
     if (found.length === 0) {
       throw new MpoptError(
         "E_INFEASIBLE",

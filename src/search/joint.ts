@@ -107,7 +107,7 @@ export async function searchPlan(
     names.join() === "1f1b"
       ? await provenFlush(pool, job, elapsed, options)
       : await bestSchedule(pool, names, models, elapsed, options);
-  if (!result) throw fitsNowhere(pool.priced);
+  if (!result) throw fitsNowhere(pool.tried());
   const { candidate, bound, objective, ...found } = result;
   return {
     configuration: candidate.configuration,
@@ -182,7 +182,7 @@ async function bestSchedule(
     costs,
     boundaries,
     schedule: { name, prepared, ...(actions ? { actions } : {}) },
-    rejected: [...scheduleAlternatives(visited, best), ...misfits(pool.priced, seconds)],
+    rejected: [...scheduleAlternatives(visited, best), ...misfits(pool.tried(), seconds)],
   };
 }
 

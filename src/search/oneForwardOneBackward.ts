@@ -69,6 +69,7 @@ export function fitsSomehow(costs: StageCosts): boolean {
  * The best 1F1B plan of a pool, by the closed form of `cutStages`. A time limit ends the search early with the best
  * answer so far and the least bound that is left.
  * @param elapsed seconds since the search began.
+ * @param visits candidates after which the search ends early as well, once it has an answer.
  * @returns undefined where none fits.
  */
 export async function searchFlush(
@@ -76,12 +77,13 @@ export async function searchFlush(
   job: Job,
   elapsed: () => number,
   options: RunOptions,
+  visits = Number.POSITIVE_INFINITY,
 ): Promise<FlushPlan | undefined> {
   let best: Omit<FlushPlan, "bound"> | undefined;
   let bound: number | undefined;
   for (let visited = 1; ; visited++) {
     options.signal?.throwIfAborted();
-    if (elapsed() > job.limits.searchSeconds && best) {
+    if (best && (visited > visits || elapsed() > job.limits.searchSeconds)) {
       bound = Math.min(best.objective, pool.leastBound);
       break;
     }

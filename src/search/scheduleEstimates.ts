@@ -45,11 +45,10 @@ export function estimateSeconds(
 const unevenShare = 0.8;
 
 /**
- * Whether a schedule holds so much in flight with even stages that no cut can be expected to fit: mean over the ranks
- * of the peaks in the schedules' papers, in micro-batches of all of a rank's layers.
+ * Micro-batches that the ranks hold on average at the peak of a schedule, each of all of a rank's layers: after the
+ * peaks in the schedules' papers.
  */
-export function isTooLarge(costs: StageCosts, { total }: ChainPasses, name: string, chunks: number): boolean {
-  const { pipeline: ranks, microBatches } = costs.configuration;
+function heldMicroBatches(name: string, chunks: number, ranks: number, microBatches: number): number {
   const peaks: Record<string, number> = {
     "1f1b": (ranks + 1) / 2,
     "1f1b-async": (ranks + 1) / 2,
@@ -65,6 +64,20 @@ export function isTooLarge(costs: StageCosts, { total }: ChainPasses, name: stri
     dualpipev: ranks,
     chimera: (3 * ranks) / 4,
   };
-  const held = Math.min(microBatches, peaks[name] ?? 1);
-  return unevenShare * held * total.savedBytes > activationRoom(costs);
+  return Math.min(microBatches, peaks[name] ?? 1);
+}
+
+/**
+ * Bytes of saved activations, for one micro-batch of the whole model, that a schedule can be expected to leave no
+ * room for with any cut; at most 0 where all fit.
+ */
+export function excessSavedBytes(
+  costs: StageCosts,
+  { total }: ChainPasses,
+  name: string,
+  chunks: number,
+): number {
+  const { pipeline, microBatches } = costs.configuration;
+  const held = unevenShare * heldMicroBatches(name, chunks, pipeline, microBatches);
+  return total.savedBytes - activationRoom(costs) / held;
 }

@@ -3,7 +3,6 @@ import { schedulePlacement, searchedSchedule } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
 import type { CandidatePool, Shape } from "./candidatePool.js";
 import type { Configuration, CostModels } from "./configuration.js";
-import { fitsSomehow } from "./oneForwardOneBackward.js";
 import {
   type ChainPasses,
   chainPasses,
@@ -13,7 +12,7 @@ import {
   timeBound,
 } from "./scheduleBounds.js";
 import { type ScheduleChoice, scheduleChoices } from "./scheduleChoices.js";
-import { estimateSeconds, isTooLarge } from "./scheduleEstimates.js";
+import { estimateSeconds, excessSavedBytes } from "./scheduleEstimates.js";
 import { cutBound } from "./scheduleProofs.js";
 import type { ScheduleRun, ScheduleRuns } from "./scheduleRuns.js";
 import { StageCosts } from "./stageCosts.js";
@@ -87,7 +86,10 @@ export class ScheduleOptions {
 
   /** Opens all configurations of a shape that may be faster than the cutoff. */
   explore({ configuration: shape, chain }: Shape, cutoff: number): void {
-    for (const root of this.#pool.space.roots(shape)) this.#exploreFrom(root, chain, cutoff);
+    const roots = this.#pool.space
+      .roots(shape)
+      .map((configuration) => this.#pool.price({ configuration, chain }));
+    for (const root of undominated(roots)) this.#exploreRoot(root, cutoff);
   }
 
   /** Options that were opened since the last call, the most promising first. */
@@ -112,62 +114,111 @@ export class ScheduleOptions {
   }
 
   /**
-   * A configuration, and its reliefs where memory may bind: every recomputation, of layers by number the fewest that
-   * fit under 1F1B, and offload where nothing else fits.
+   * A configuration under every schedule that it may fit, and where it does not, its reliefs: each recomputation, of
+   * layers by number as few as are needed, and offload where nothing else fits.
    */
-  #exploreFrom(configuration: Configuration, chain: Shape["chain"], cutoff: number): boolean {
+  #exploreRoot(root: Candidate, cutoff: number): void {
     const pool = this.#pool;
-    const candidate = pool.price({ configuration, chain });
-    const fits = fitsSomehow(candidate.costs);
-    const tight = this.#consider(candidate, cutoff);
-    if (tight === undefined) return fits;
-    if (!tight && fits) return true;
-    let relieved = fits;
+    const { chain } = root;
+    const found = this.#consider(root, this.#choices(root), cutoff);
+    if (!found) return;
+    let left = found.left;
+    if (left.length === 0 && !found.tight) return;
     const offloads: Configuration[] = [];
-    for (const relief of pool.space.reliefs(configuration)) {
-      if (relief.offload !== configuration.offload) offloads.push(relief);
-      else if (relief.recomputeLayers > configuration.recomputeLayers) {
-        this.#considerFamily(relief, chain, cutoff);
-        const most = chain.blocks.length - 1;
-        const fewest = pool.fewestLayers({ configuration: relief, chain }, relief.recomputeLayers, most);
-        if (fewest === undefined) continue;
-        const fewer = { ...relief, recomputeLayers: fewest };
-        this.#consider(pool.price({ configuration: fewer, chain }), cutoff);
-        relieved = true;
-      } else if (this.#exploreFrom(relief, chain, cutoff)) relieved = true;
+    const open = [root];
+    let last = root;
+    for (let candidate = open.pop(); candidate; candidate = open.pop()) {
+      for (const relief of pool.space.reliefs(candidate.configuration)) {
+        if (relief.offload !== candidate.configuration.offload) {
+          if (candidate === root) offloads.push(relief);
+        } else if (relief.recomputeLayers > candidate.configuration.recomputeLayers) {
+          this.#considerFamily(relief, chain, cutoff);
+          this.#openLayers(candidate, relief, left, cutoff);
+        } else {
+          const next = pool.price({ configuration: relief, chain });
+          const after = this.#consider(next, left, cutoff);
+          open.push(next);
+          if (after) left = after.left;
+          last = next;
+        }
+      }
     }
-    if (offloads.length === 0) return relieved;
-    if (relieved) this.#keepRelaxed(candidate, cutoff);
-    else for (const relief of offloads) this.#consider(pool.price({ configuration: relief, chain }), cutoff);
-    return relieved;
+    if (offloads.length === 0) return;
+    this.#keepRelaxed(root, cutoff);
+    // What does not fit with everything recomputed has to leave the device.
+    for (const { offload } of left.length > 0 ? offloads : []) {
+      this.#consider(pool.price({ configuration: { ...last.configuration, offload }, chain }), left, cutoff);
+    }
   }
 
   /**
    * Bounds a candidate and opens it to every schedule that may be faster than the cutoff.
-   * @returns whether less memory might help it; undefined where neither it nor what is under it can be faster.
+   * @returns the schedules that it does not fit, and whether memory decides its bound; undefined where neither it nor
+   *   what is under it can be faster.
    */
-  #consider(candidate: Candidate, cutoff: number): boolean | undefined {
+  #consider(
+    candidate: Candidate,
+    choices: readonly ScheduleChoice[],
+    cutoff: number,
+  ): { left: ScheduleChoice[]; tight: boolean } | undefined {
     const { configuration, costs } = candidate;
-    const choices = this.#choices(candidate);
     if (choices.length === 0) return undefined;
     const passes = this.#passesOf(candidate);
     const timed = timeBound(costs, passes, this.#traits) + leastUpdateSeconds(costs);
     const least = scheduleBound(costs, passes, this.#traits);
     if (Math.min(timed, least) >= cutoff) return undefined;
     // Without a pipeline the bound is the exact time, or Infinity where memory does not hold it.
-    let tight = configuration.pipeline === 1 ? least === Number.POSITIVE_INFINITY : least > timed;
+    const tight = configuration.pipeline === 1 ? least === Number.POSITIVE_INFINITY : least > timed;
+    const left = choices.filter((choice) => !this.#open(candidate, choice, least, cutoff));
+    const reliefs = !tight && left.length === 0;
+    if (least < cutoff) this.#bounded.push({ candidate, choices: this.#choices(candidate), least, reliefs });
+    return { left, tight };
+  }
+
+  /**
+   * Opens a candidate to a schedule.
+   * @returns false where it does not fit.
+   */
+  #open(candidate: Candidate, choice: ScheduleChoice, least: number, cutoff: number): boolean {
+    const { configuration, costs } = candidate;
+    const { name, chunks } = choice;
+    const passes = this.#passesOf(candidate);
+    if (least === Number.POSITIVE_INFINITY) return false;
+    if (excessSavedBytes(costs, passes, name, chunks) > 0) return false;
+    const both = isBidirectional(name, configuration.pipeline);
+    const estimate = Math.max(least, estimateSeconds(costs, passes, name, chunks, both));
+    if (estimate < cutoff) this.#fresh.push({ candidate, choice, estimate });
+    return true;
+  }
+
+  /** Opens a candidate with as few layers recomputed whole as each schedule needs. */
+  #openLayers(
+    candidate: Candidate,
+    family: Configuration,
+    choices: readonly ScheduleChoice[],
+    cutoff: number,
+  ): void {
+    const { chain, costs } = candidate;
+    const whole = this.#pool.price({ configuration: { ...family, recomputeLayers: 1 }, chain });
+    const base = this.#passesOf(candidate);
+    const savedEach = (base.total.savedBytes - this.#passesOf(whole).total.savedBytes) / base.blocks;
+    if (savedEach <= 0) return;
+    const known = new Map<number, Candidate>();
     for (const choice of choices) {
-      const { name, chunks } = choice;
-      if (isTooLarge(costs, passes, name, chunks)) {
-        tight = true;
-        continue;
-      }
-      const both = isBidirectional(name, configuration.pipeline);
-      const estimate = Math.max(least, estimateSeconds(costs, passes, name, chunks, both));
-      if (estimate < Number.POSITIVE_INFINITY) this.#fresh.push({ candidate, choice, estimate });
+      const excess = excessSavedBytes(costs, base, choice.name, choice.chunks);
+      const stages = candidate.configuration.pipeline * choice.chunks;
+      const recomputeLayers = Math.max(1, Math.ceil(excess / savedEach / stages));
+      if (recomputeLayers * stages >= base.blocks) continue;
+      const priced =
+        known.get(recomputeLayers) ??
+        this.#pool.price({ configuration: { ...family, recomputeLayers }, chain });
+      known.set(recomputeLayers, priced);
+      const both = isBidirectional(choice.name, candidate.configuration.pipeline);
+      const repeated = (recomputeLayers * stages) / base.blocks;
+      const passes = withRepeats(base, priced.costs, repeated);
+      const estimate = estimateSeconds(priced.costs, passes, choice.name, choice.chunks, both);
+      if (estimate < cutoff) this.#fresh.push({ candidate: priced, choice, estimate });
     }
-    if (least < cutoff) this.#bounded.push({ candidate, choices, least, reliefs: !tight });
-    return tight;
   }
 
   /** Bounds a configuration with some number of layers recomputed whole, for all such numbers. */
@@ -212,6 +263,39 @@ export class ScheduleOptions {
     this.#passes.set(candidate, passes);
     return passes;
   }
+}
+
+/** Passes of a chain of which a share of the blocks is recomputed whole. */
+function withRepeats(base: ChainPasses, { chain }: StageCosts, share: number): ChainPasses {
+  const { blocks, whole, pattern } = chain;
+  let extra = 0;
+  for (const [kind, block] of blocks.entries()) {
+    const each = (whole?.[kind]?.backward ?? block.backward) - block.backward;
+    extra += share * each * pattern.counts[kind]![pattern.length]!;
+  }
+  const add = (pass: ChainPasses["total"], seconds: number) => ({
+    ...pass,
+    backwardInput: pass.backwardInput + seconds,
+    pass: pass.pass + seconds,
+  });
+  return { ...base, total: add(base.total, extra), leastBlock: add(base.leastBlock, extra / base.blocks) };
+}
+
+/** Candidates of one shape without those that take as long as another and hold as much. */
+function undominated(candidates: readonly Candidate[]): Candidate[] {
+  const facts = candidates.map(({ costs }) => {
+    const { seconds, leastStageBytes } = costs.wholeModel();
+    return [seconds, leastUpdateSeconds(costs), leastStageBytes, costs.workspaceBytes] as const;
+  });
+  return candidates.filter(
+    (_, i) =>
+      !facts.some(
+        (other, j) =>
+          j !== i &&
+          other.every((value, k) => value <= facts[i]![k]!) &&
+          (j < i || other.some((value, k) => value < facts[i]![k]!)),
+      ),
+  );
 }
 
 function isBidirectional(name: string, ranks: number): boolean {

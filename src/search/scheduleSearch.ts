@@ -30,14 +30,16 @@ interface Visited extends Option {
 }
 
 /** Cuts that are timed, and actions of schedules that are made, before the search turns to the best so far. */
-const mostVisits = 400;
+const mostVisits = 200;
 const mostActions = 2e6;
 /** Visited cuts that are improved and timed in full, so many of one schedule; those slower by more are left out. */
 const mostFinalists = 6;
 const finalistsOfSchedule = 2;
 const finalistSlack = 0.06;
+/** Candidates whose 1F1B plan is made exact: the search over schedules has its own bound, and needs one good plan. */
+const mostFlushVisits = 24;
 /** Shapes that are opened to schedules before the best of them are timed. */
-const shapesAtOnce = 64;
+const shapesAtOnce = 512;
 /** Finalists that get an order of actions of their own. */
 const searchedFinalists = 3;
 
@@ -124,7 +126,7 @@ export async function searchSchedules(
   return { best, bound: opened.bound(Math.min(best.seconds, unseen), named, runs), visited };
 }
 
-/** The exact 1F1B plan, timed by the simulator. */
+/** The best 1F1B plan of the first candidates, with exact stages, timed by the simulator. */
 async function bestFlush(
   pool: CandidatePool,
   names: readonly string[],
@@ -134,7 +136,7 @@ async function bestFlush(
   options: RunOptions,
 ): Promise<ScheduledCut | undefined> {
   if (!names.includes("1f1b") || (job.pins.chunks ?? 1) !== 1) return undefined;
-  const found = await searchFlush(pool, job, elapsed, options);
+  const found = await searchFlush(pool, job, elapsed, options, mostFlushVisits);
   if (!found) return undefined;
   const { candidate, boundaries } = found;
   const run = runs.whole({ name: "1f1b", chunks: 1 }, candidate.configuration)!;

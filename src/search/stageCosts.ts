@@ -64,7 +64,8 @@ export class StageCosts {
   readonly #transferSeconds: Float64Array;
   readonly #tiedSeconds: number;
   readonly #recomputedBytes: number;
-  readonly #workspaceBytes: number;
+  /** Most bytes that blocks hold inside one call. */
+  readonly workspaceBytes: number;
   readonly #endCache: (EndSums | undefined)[] = [];
   readonly #extraCache: (EndExtra | undefined)[] = [];
   /** Sums that searches ask for in their inner loops, of blocks as they are and recomputed whole. */
@@ -134,7 +135,7 @@ export class StageCosts {
         : 0;
     const kinds = [...blocks, ...(whole ?? [])];
     this.#recomputedBytes = Math.max(0, ...kinds.map((block) => block.recomputed));
-    this.#workspaceBytes = Math.max(0, ...kinds.map((block) => block.workspace));
+    this.workspaceBytes = Math.max(0, ...kinds.map((block) => block.workspace));
   }
 
   /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
@@ -210,7 +211,7 @@ export class StageCosts {
       betweenBytes: this.#range("between", start, end) + ends.between,
       logitsBytes: 0,
       logitsGradientBytes: 0,
-      workspaceBytes: end > start ? this.#workspaceBytes : 0,
+      workspaceBytes: end > start ? this.workspaceBytes : 0,
       recomputedBytes: end > start ? this.#recomputedBytes : 0,
     };
     const extra = this.#endExtra(stage);
@@ -265,7 +266,7 @@ export class StageCosts {
       activations * inFlightMicroBatches(stage, pipeline, microBatches) +
       extra.logitsBytes +
       (end > start ? this.#recomputedBytes : 0) +
-      Math.max(extra.workspace, end > start ? this.#workspaceBytes : 0);
+      Math.max(extra.workspace, end > start ? this.workspaceBytes : 0);
     return this.#models.memory.reservedOf(bytes);
   }
 
