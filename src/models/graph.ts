@@ -61,6 +61,8 @@ export interface LayerSpec {
   modules: readonly string[];
   /** Name of the block that the layer joins; layers with equal operators share a block. */
   block: string;
+  /** What the layer is built from. Layers of one description are equal, and only the first is compared with others. */
+  description?: string;
   /** Ids of the layers whose outputs it reads; the layer before it by default. */
   predecessors?: string[];
   /** Its parameters serve training alone, and published counts leave them out. */
@@ -98,6 +100,8 @@ export class GraphBuilder {
   readonly #layers: Layer[] = [];
   /** Block id → its layers and what their operators look like. */
   readonly #blocks = new Map<string, { layers: string[]; signature: string }>();
+  /** Description of layers → the block that they are in. */
+  readonly #described = new Map<string, string>();
   #scope = "";
   #auxiliary = false;
 
@@ -176,18 +180,7 @@ export class GraphBuilder {
     const start = this.#operators.length;
     const result = build();
     const end = this.#operators.length;
-    const signature = this.#signature(start, end, spec.modules[0]!);
-    let block = spec.block;
-    for (let copy = 2; ; copy += 1) {
-      const known = this.#blocks.get(block);
-      if (!known) this.#blocks.set(block, { layers: [spec.id], signature });
-      else if (known.signature === signature) known.layers.push(spec.id);
-      else {
-        block = `${spec.block}-${copy}`;
-        continue;
-      }
-      break;
-    }
+    const block = this.#join(spec, start, end);
     this.#layers.push({
       id: spec.id,
       kind: spec.kind,
@@ -197,6 +190,29 @@ export class GraphBuilder {
       predecessors: spec.predecessors ?? this.#layers.slice(-1).map((layer) => layer.id),
     });
     return result;
+  }
+
+  /** Puts a layer into the block of its equals, or opens one; returns the block's name. */
+  #join({ id, modules, block: name, description }: LayerSpec, start: number, end: number): string {
+    const described = description === undefined ? undefined : this.#described.get(description);
+    if (described !== undefined) {
+      this.#blocks.get(described)!.layers.push(id);
+      return described;
+    }
+    const signature = this.#signature(start, end, modules[0]!);
+    let block = name;
+    for (let copy = 2; ; copy += 1) {
+      const known = this.#blocks.get(block);
+      if (!known) this.#blocks.set(block, { layers: [id], signature });
+      else if (known.signature === signature) known.layers.push(id);
+      else {
+        block = `${name}-${copy}`;
+        continue;
+      }
+      break;
+    }
+    if (description !== undefined) this.#described.set(description, block);
+    return block;
   }
 
   /** Text that two layers share exactly when their operators are equal up to names. */

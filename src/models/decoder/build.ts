@@ -5,16 +5,17 @@ import { architectureOf } from "./architecture.js";
 import { learnedPositions, outputHead, tokenEmbedding } from "./ends.js";
 import { decoderLayer, decoderNorm } from "./layer.js";
 import { join, projection, rescale } from "./parts.js";
-import type { DecoderSpec } from "./spec.js";
+import type { DecoderLayer, DecoderSpec } from "./spec.js";
 
 /** The document of a decoder: embedding, layers, further predictions, head. */
 export function buildDecoder(c: DecoderSpec, context: DocumentContext): Model {
   const g = new GraphBuilder(referenceWorkload(context, c.maxSequence), context.kernels);
   const table = embedding(g, c);
   let x = table.out;
+  const describe = descriptions(c.layers);
   for (const [i, layer] of c.layers.entries()) {
     const module = `${c.names.layers}.${i}`;
-    const spec = { id: `layers.${i}`, kind: "block", modules: [module], block: blockName(c, i) } as const;
+    const spec = { id: `layers.${i}`, kind: "block", modules: [module], ...describe(layer) } as const;
     x = g.layer(spec, () => decoderLayer(g, c, layer, module, x));
   }
   const predicted = predictions(g, c, table.weight, x);
@@ -30,16 +31,21 @@ export function buildDecoder(c: DecoderSpec, context: DocumentContext): Model {
   return g.finish(context.name, context.source, architectureOf(c));
 }
 
-/** Name of the block of layer i: by attention where windows differ, by MLP where experts differ. */
-function blockName({ layers }: DecoderSpec, i: number): string {
-  const { window, chunked, experts } = layers[i]!;
-  const parts = [];
-  if (new Set(layers.map((layer) => layer.window)).size > 1) {
-    const bounded = chunked ? "chunked_attention" : "sliding_attention";
-    parts.push(window === undefined ? "full_attention" : bounded);
-  }
-  if (new Set(layers.map((layer) => layer.experts)).size > 1) parts.push(experts ? "expert" : "dense");
-  return parts.join("_") || "decoder";
+/** What tells layers apart, and the name of their block: by attention where windows differ, by MLP where experts do. */
+function descriptions(layers: readonly DecoderLayer[]) {
+  const experts = [...new Set(layers.map((layer) => layer.experts))];
+  const windows = new Set(layers.map((layer) => layer.window));
+  return (layer: DecoderLayer): { block: string; description: string } => {
+    const { ffn, window, chunked, rotary } = layer;
+    const parts = [];
+    if (windows.size > 1) {
+      const bounded = chunked ? "chunked_attention" : "sliding_attention";
+      parts.push(window === undefined ? "full_attention" : bounded);
+    }
+    if (experts.length > 1) parts.push(layer.experts ? "expert" : "dense");
+    const description = JSON.stringify([ffn, window, chunked, rotary, experts.indexOf(layer.experts)]);
+    return { block: parts.join("_") || "decoder", description };
+  };
 }
 
 function embedding(g: GraphBuilder, c: DecoderSpec): { out: Tensor; weight: Tensor } {
