@@ -206,6 +206,8 @@ const clusterShape = z.object({
   }),
   /** Host seconds that one optimizer step takes beside its kernels: data loading, loss scaling, logging. */
   stepSeconds: quantitySchema.optional(),
+  /** Host seconds that the stage of the loss takes a micro-batch beside its kernels: averages, checks, bookkeeping. */
+  microBatchSeconds: quantitySchema.optional(),
   /** Tokens of the busiest expert-parallel rank over the mean; 1 where absent. */
   expertImbalance: quantitySchema.optional(),
   /** Slow-down of a link when all devices of a group use the level above at once; 1 is none. */

@@ -1,5 +1,6 @@
 import type { Dtype, Operator, Tensor } from "../contracts/index.js";
 import { scaledFlops, tensorBytes, type Workload } from "../models/workload.js";
+import { linearCastSeconds, narrowProductBytes } from "./cast.js";
 import type { ComputeModel, Pass, Work } from "./compute.js";
 import {
   type AttentionShape,
@@ -35,6 +36,8 @@ export interface CostContext {
   compute: ComputeModel;
   /** Type that parameters and activations are computed in. */
   dtype: Dtype;
+  /** Type of the products of linear layers, where it is narrower. */
+  linearDtype?: Dtype;
   /** How experts are divided beside `split`; on their own device where absent. */
   experts?: ExpertDivision;
 }
@@ -115,6 +118,8 @@ interface LocalWork {
   outputBytes: number;
   parameterBytes: number[];
   dtype: Dtype;
+  /** Type of the products where it is narrower than `dtype`, so that their operands are cast. */
+  narrow: Dtype | undefined;
   products: ProductShapes | undefined;
   attention: AttentionShape | undefined;
 }
@@ -143,17 +148,25 @@ function operatorWork(
     if (!isParameter || operator.kind !== "embedding") inputBytes += bytes;
   }
   const outputBytes = operator.outputs.reduce((sum, operand) => sum + localBytes(operand), 0);
+  const traffic = isPlainSoftmax(operator, divisor, context.workload) ? plainSoftmaxTraffic : 1;
   const flops = { forward: forward * share, backward: backward * share };
   const local = { ...context, divisor };
   return {
     flops,
-    inputBytes,
-    outputBytes,
+    inputBytes: traffic * inputBytes,
+    outputBytes: traffic * outputBytes,
     parameterBytes,
     dtype: context.dtype,
+    narrow: isNarrow(operator) ? context.linearDtype : undefined,
     products: productShapes(operator, flops.forward, local),
     attention: attentionShape(operator, local),
   };
+}
+
+/** Linear layers inside blocks run narrow; router and logits stay in the wide type (Transformer Engine's recipes). */
+function isNarrow({ kind, dims }: Operator): boolean {
+  if (kind !== "linear" && kind !== "grouped_linear") return false;
+  return dims.every((dim) => dim.name !== "vocabulary");
 }
 
 /**
@@ -175,8 +188,36 @@ function backwardProducts({ forward, backward }: LocalWork["flops"]): number {
   return forward > 0 ? Math.max(1, Math.round(backward / forward)) : 1;
 }
 
+/**
+ * Scores beside each other that Megatron-LM's fused softmax handles at a time: where the sequences times heads of a
+ * device are no multiple, each step is a kernel of its own (`FusedScaleMaskSoftmax.is_kernel_available`).
+ */
+const fusedSoftmaxGroup = 4;
+/** Kernels of the softmax that is not fused: to f32, scale, mask, softmax, and back. */
+const plainSoftmaxCalls = 5;
+/** Bytes a score that they move over those of the fused one: 2 + 4, thrice 4 + 4, and 4 + 2 over 2 + 2. */
+const plainSoftmaxTraffic = 9;
+
+/** Whether an operator is a softmax of written scores that a device cannot fuse. */
+function isPlainSoftmax(operator: Operator, divisor: (dim: string) => number, workload: Workload): boolean {
+  if (!isMaterialized(operator) || operator.name !== "softmax") return false;
+  const heads = operator.dims.find(({ name }) => name === "head")?.size ?? fusedSoftmaxGroup;
+  return ((workload.batch * heads) / divisor("head")) % fusedSoftmaxGroup !== 0;
+}
+
+/** Framework calls of an operator whose loop dimension `split` is divided over `degree` devices. */
+export function localCallCount(
+  operator: Operator,
+  split: string | null,
+  degree: number,
+  { workload }: Pick<CostContext, "workload">,
+): number {
+  const divisor = (dim: string) => (dim === split ? degree : 1);
+  return isPlainSoftmax(operator, divisor, workload) ? plainSoftmaxCalls : callCount(operator);
+}
+
 /** Framework calls that one operator stands for: projections that the model keeps apart are called apart. */
-export function callCount(operator: Operator): number {
+function callCount(operator: Operator): number {
   return operator.kind === "linear" ? (operator.modules?.length ?? 1) : 1;
 }
 
@@ -214,8 +255,10 @@ function kernelSeconds(
   work: LocalWork,
   compute: ComputeModel,
 ): PassSeconds & Partial<OperatorSeconds> {
-  const { flops, inputBytes, outputBytes, dtype, products: shapes, attention } = work;
+  const { flops, inputBytes, outputBytes, products: shapes, attention, narrow } = work;
   const kind = kernelKind(operator);
+  if (narrow && shapes) return narrowSeconds(work, { shapes, narrow }, compute);
+  const { dtype } = work;
   const timed = (pass: Pass, flops: number, bytes: number, shape?: Partial<Work>) =>
     compute.withCall(compute.seconds({ kind, dtype, flops, bytes, ...shape }), pass);
   const bytes = inputBytes + outputBytes;
@@ -233,6 +276,29 @@ function kernelSeconds(
   }
   const reversed = attention && { attention: { ...attention, backward: true } };
   return { forward, backward: timed("backward", flops.backward, 2 * inputBytes + outputBytes, reversed) };
+}
+
+/** Products with narrow operands, and the casts around them. */
+function narrowSeconds(
+  { flops, dtype }: LocalWork,
+  { shapes, narrow }: { shapes: ProductShapes; narrow: Dtype },
+  compute: ComputeModel,
+): PassSeconds & Partial<OperatorSeconds> {
+  const types = { from: dtype, to: narrow };
+  const product = (pass: Pass, shape: GemmShape) => {
+    const bytes = narrowProductBytes(shape, types);
+    return compute.withCall(
+      compute.seconds({ kind: "gemm", dtype: narrow, flops: flops.forward, bytes, shape }),
+      pass,
+    );
+  };
+  const casts = linearCastSeconds(shapes, types, compute);
+  const weight = product("backward", shapes.weightGradient);
+  return {
+    forward: product("forward", shapes.forward) + casts.forward,
+    backward: product("backward", shapes.inputGradient) + weight + casts.backward,
+    backwardWeight: weight,
+  };
 }
 
 /**

@@ -1,5 +1,5 @@
 import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../contracts/index.js";
-import { callCount, type PassSeconds } from "../cost/operator.js";
+import { localCallCount, type PassSeconds } from "../cost/operator.js";
 import type { Placement } from "../cost/placement.js";
 import { scaledFlops } from "../models/workload.js";
 import { eliminate } from "../solver/eliminate.js";
@@ -126,7 +126,7 @@ export function priceLayer(
     backwardWeightSeconds += seconds.backwardWeight;
     weightGradients += weightGradientSeconds(operator, strategy, { ...input, microBatches: 1 });
     if (operator.kind === "attention") attentionSeconds += seconds.forward;
-    calls += callCount(operator);
+    calls += localCallCount(operator, strategy.split, group.size, context);
     const held = localParameters(operator, strategy, input);
     if (operator.kind === "grouped_linear") expertParameters += held.all / input.expertGroup.size;
     else parameters += held.all;

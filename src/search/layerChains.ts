@@ -33,6 +33,7 @@ export function layerInput(
       },
       compute,
       dtype: job.dtypes.parameters,
+      ...(job.dtypes.linear && { linearDtype: job.dtypes.linear }),
       experts: { parallel: expert, imbalance: expert > 1 ? (cluster.expertImbalance?.value ?? 1) : 1 },
     },
     communication,

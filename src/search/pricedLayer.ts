@@ -67,6 +67,7 @@ export interface PricedChain {
 export function priceChain(chain: LayerChain, configuration: Configuration, models: CostModels): PricedChain {
   const groups = groupsOf(configuration);
   const { recompute, recomputeLayers } = configuration;
+  const lossSeconds = models.cluster.microBatchSeconds?.value ?? 0;
   const priced = (layers: readonly LayerCost[], how: Recompute) =>
     layers.map((layer) => priceLayer(layer, how, configuration, groups, models));
   const pattern = patternOf(chain.blocks);
@@ -76,8 +77,13 @@ export function priceChain(chain: LayerChain, configuration: Configuration, mode
     pattern,
     blocks: priced(kinds, recompute),
     whole: recomputeLayers > 0 && recompute !== "full" ? priced(kinds, "full") : undefined,
-    head: priced(chain.head, "none"),
+    head: priced(chain.head, "none").map((layer, i) => (i === 0 ? withHost(layer, lossSeconds) : layer)),
   };
+}
+
+/** A layer that the host holds up in its forward pass, whatever the device does. */
+function withHost(layer: PricedLayer, seconds: number): PricedLayer {
+  return { ...layer, host: layer.host + seconds, forward: layer.forward + seconds };
 }
 
 function priceLayer(

@@ -65,11 +65,12 @@ export class UpdateCosts {
 
   /**
    * The update reads and writes every state once: it is bound by memory bandwidth, that of the host and the link to
-   * it where the state lives there.
+   * it where the state lives there. What the host does once a step comes with it.
    */
   optimizer({ dense, expert }: HeldParameters): number {
     const { zero, offload } = this.#configuration;
-    const { compute, job } = this.#models;
+    const { compute, job, cluster } = this.#models;
+    const step = cluster.stepSeconds?.value ?? 0;
     const state = stateBytes(job);
     const { shards, expertShards } = this.#groups;
     const parameters = zero >= 1 ? dense / shards.size + expert / expertShards.size : dense + expert;
@@ -77,7 +78,7 @@ export class UpdateCosts {
     if (offload === "optimizer" || offload === "both") {
       const link = compute.device.hostBytesPerSecond?.value ?? assumedHostBytesPerSecond;
       const moved = parameters * (state.gradient + state.parameter);
-      return moved / link + bytes / hostUpdateBytesPerSecond;
+      return step + moved / link + bytes / hostUpdateBytesPerSecond;
     }
     const work = {
       kind: "optimizer",
@@ -86,7 +87,7 @@ export class UpdateCosts {
       flops: 0,
       bytes,
     } as const;
-    return compute.callSeconds(work, "forward") ?? compute.seconds(work);
+    return step + (compute.callSeconds(work, "forward") ?? compute.seconds(work));
   }
 
   /**

@@ -239,6 +239,17 @@ export const parameters: readonly Parameter[] = [
     write: (cluster, quantity) => ({ ...cluster, stepSeconds: quantity }),
   },
   {
+    name: "microBatchSeconds",
+    coordinate: "log",
+    sigma: 0.8,
+    hardware: false,
+    // Averaging the loss and keeping the schedule's books takes Python about as long as fifty calls.
+    start: (cluster) => cluster.microBatchSeconds?.value || 5e-4,
+    limits: () => [1e-6, 2e-2],
+    informed: () => true,
+    write: (cluster, quantity) => ({ ...cluster, microBatchSeconds: quantity }),
+  },
+  {
     name: "expertImbalance",
     coordinate: "excess",
     sigma: 0.8,
