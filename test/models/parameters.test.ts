@@ -69,6 +69,28 @@ describe("parameter counts", () => {
     expect(Math.floor(held("grok-1", /layers/) / 1e9)).toBe(314);
   });
 
+  // Weights that a token meets: two FLOPs each. Published figures count the embedding or leave it out.
+  it.each([
+    ["gpt-oss-120b", 5.13, false, "gpt-oss Model Card, table 1"],
+    ["gpt-oss-20b", 3.61, false, "gpt-oss Model Card, table 1"],
+    ["llama-4-scout", 17, true, "as published with the weights"],
+    ["llama-4-maverick", 17, true, "as published with the weights"],
+    ["qwen3-235b-a22b", 22, true, "Qwen3 Technical Report"],
+    ["qwen3-30b-a3b", 3, true, "Qwen3 Technical Report"],
+    ["deepseek-v2", 21, true, "DeepSeek-V2, abstract"],
+    ["kimi-k2", 32, false, "Kimi K2, abstract"],
+    ["mixtral-8x7b", 13, true, "Mixtral of Experts, abstract"],
+  ])("%s activates %d billion a token", (name, billions, withEmbedding) => {
+    const model = loadModel(name);
+    const { hidden, vocabulary } = model.architecture!;
+    const forward = model.operators
+      .filter(({ kind }) => ["linear", "grouped_linear", "router"].includes(kind))
+      .reduce((sum, { flops }) => sum + flops.forward, 0);
+    const active = forward / 2 / model.reference.sequence + (withEmbedding ? vocabulary * hidden : 0);
+    const digits = String(billions).split(".")[1]?.length ?? 0;
+    expect((active / 1e9).toFixed(digits)).toBe(billions.toFixed(digits));
+  });
+
   it("leaves as much of Llama 4's checkpoints to the vision part in both sizes", () => {
     // Parameters of the published weights, vision and language together.
     const scout = 108_641_793_536 - loadModel("llama-4-scout").parameterCount;
