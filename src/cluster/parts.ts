@@ -64,10 +64,18 @@ const chipToChip = { bytesPerSecond: 450e9 * hostShare, source: "NVLink-C2C, 82 
 const listPrice = "CoreWeave's list price of 2025, on demand";
 
 /**
- * Share of the best product that power leaves: the A100 of 300 W reaches 252.9 TFLOP/s and the one of 400 W 271.2 (MAMF
- * table), an exponent of 0.243.
+ * Share of the best product that another power limit leaves; assumed: the clock follows the cube root of the power above
+ * idle, 15 % of the limit. The A100 of 300 W reaches 0.93 of the one of 400 W (MAMF table), by this 0.89.
  */
-const atPower = (watts: number, ofWatts: number) => (watts / ofWatts) ** 0.243;
+const atPower = (watts: number, ofWatts: number) => ((watts / ofWatts - 0.15) / 0.85) ** (1 / 3);
+
+/**
+ * Share of the best product that Blackwell sustains: the geometric mean of that product and of the 0.63 of it that
+ * long products of Megatron's shapes reach on one machine (SimuMax configs/system/b200_bf16_ceperm.json), where
+ * short ones reach 0.85. Training lies between: power limits it, and how much depends on the machine.
+ */
+const blackwellSustained = 0.79;
+const blackwellSource = `${achieved}, x ${blackwellSustained} for its power under load (SimuMax)`;
 
 const a100: Part = {
   type: "cuda",
@@ -135,8 +143,8 @@ const b200: Part = {
     fp8: 4500e12,
     fp4: 9000e12,
   },
-  achievedFlopsPerSecond: 1745e12,
-  achievedFp8FlopsPerSecond: 3432.5e12,
+  achievedFlopsPerSecond: 1745e12 * blackwellSustained,
+  achievedFp8FlopsPerSecond: 3432.5e12 * blackwellSustained,
   multiprocessors: 148,
   memoryBytesPerSecond: 8e12,
   memoryEfficiency: 0.67,
@@ -150,7 +158,7 @@ const b200: Part = {
   dollarsPerHour: 8.6,
   sources: {
     memory: "NVIDIA B200 data sheet; efficiency as SimuMax configs/system/b200_bf16_ceperm.json",
-    compute: achieved,
+    compute: blackwellSource,
     links: `${busBandwidth} (B200, ring, 8 GiB); 400 Gb/s InfiniBand a GPU at 92 %`,
     host: pcie5.source,
     price: listPrice,
@@ -168,8 +176,8 @@ const gb200: Part = {
     fp8: 5000e12,
     fp4: 10000e12,
   },
-  achievedFlopsPerSecond: 1822e12,
-  achievedFp8FlopsPerSecond: 3615.6e12,
+  achievedFlopsPerSecond: 1822e12 * blackwellSustained,
+  achievedFp8FlopsPerSecond: 3615.6e12 * blackwellSustained,
   multiprocessors: 152,
   nodeCurves: { node: "b200", borrowed: true },
   nodesInDomain: 18,
@@ -177,7 +185,7 @@ const gb200: Part = {
   dollarsPerHour: 10.5,
   sources: {
     memory: "NVIDIA GB200 NVL72 data sheet; efficiency as the B200's",
-    compute: achieved,
+    compute: blackwellSource,
     links: `${busBandwidth} (B200, ring, 8 GiB), assumed over the NVL72 domain; 400 Gb/s a GPU at 92 %`,
     host: chipToChip.source,
     price: listPrice,
@@ -288,8 +296,8 @@ export const parts: Readonly<Record<string, Part>> = {
     ...b200,
     memoryBytes: 275040 * mebibyte,
     peakFlopsPerSecond: { ...b200.peakFlopsPerSecond, fp4: 13500e12 },
-    achievedFlopsPerSecond: 1769e12,
-    achievedFp8FlopsPerSecond: 3353.3e12,
+    achievedFlopsPerSecond: 1769e12 * blackwellSustained,
+    achievedFp8FlopsPerSecond: 3353.3e12 * blackwellSustained,
     nodeCurves: { node: "b200", borrowed: true },
     networkBytesPerSecond: 92e9,
     dollarsPerHour: 10.3,
@@ -312,7 +320,7 @@ export const parts: Readonly<Record<string, Part>> = {
     sources: {
       ...gb200.sources,
       memory: "NVIDIA GB300 NVL72 data sheet; efficiency as the B200's",
-      compute: `${achieved}, the GB200's at 1400 of 1200 W`,
+      compute: `${blackwellSource}, the GB200's at 1400 of 1200 W`,
       links: `${busBandwidth} (B200, ring, 8 GiB), assumed over the NVL72 domain; 800 Gb/s a GPU at 92 %`,
       price: "assumed as 1.2 times the GB200's",
     },

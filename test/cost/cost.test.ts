@@ -39,8 +39,11 @@ describe("CommunicationModel", () => {
 
   it("prices a ring reduce-scatter by its definition", () => {
     const bytes = 1e9;
-    const wanted = 7 * latencySeconds.value + ((7 / 8) * bytes) / bytesPerSecond.value;
-    expect(communication.collectiveSeconds("reduceScatter", bytes, group)).toBeCloseTo(wanted, 15);
+    // A large one pays the handshakes of NCCL's simple protocol, 2.1 times the latency of a short one.
+    const wanted = 2.1 * 7 * latencySeconds.value + ((7 / 8) * bytes) / bytesPerSecond.value;
+    expect(communication.collectiveSeconds("reduceScatter", bytes, group)).toBeCloseTo(wanted, 12);
+    const short = 7 * latencySeconds.value + ((7 / 8) * 1000) / (0.2 * bytesPerSecond.value);
+    expect(communication.collectiveSeconds("reduceScatter", 1000, group)).toBeCloseTo(short, 12);
   });
 
   it("makes an all-reduce of large data cost a reduce-scatter and an all-gather", () => {
