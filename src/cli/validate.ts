@@ -1,46 +1,63 @@
-import { readClusters } from "../validate/clusterFiles.js";
+import { basename } from "node:path";
+import { MpoptError } from "../contracts/index.js";
+import { readClusters, writeClusters } from "../validate/clusterFiles.js";
 import { readCsv } from "../validate/index.js";
-import { renderPredictions, renderScore, renderUnpredicted } from "../validate/tables.js";
-import { type Validation, validateRuns } from "../validate/validate.js";
+import { renderCalibration, renderPredictions, renderScore, renderUnpredicted } from "../validate/tables.js";
+import { readRuns, type Validation, validateRuns } from "../validate/validate.js";
 import { type Context, defineCommand } from "./context.js";
 
 interface Given {
+  calibrate?: string;
   clusters?: string;
+  output?: string;
 }
 
 export const validateCommand = () =>
   defineCommand(
     "validate",
-    "predict measured runs and compare",
-    "mpopt validate runs.csv --clusters clusters",
+    "predict measured runs, compare, and fit clusters to them",
+    "mpopt validate runs.csv --calibrate earlier.csv -o clusters",
     async (context, [path], given) => {
       const options = given as Given;
+      if (options.output && !options.calibrate) {
+        throw new MpoptError(
+          "E_USAGE",
+          "Expected --calibrate FEW.csv beside -o, which writes what it finds.",
+        );
+      }
       const table = readCsv(path!);
+      const few = options.calibrate ? readCsv(options.calibrate) : undefined;
       const validation = await validateRuns(table, {
+        ...(few ? { calibrateWith: few } : {}),
         ...(options.clusters ? { templates: readClusters(options.clusters) } : {}),
         signal: context.signal,
         onProgress: context.progress,
       });
+      const { calibration } = validation;
+      const written =
+        options.output && calibration && few
+          ? writeClusters(options.output, calibration, readRuns(few).runs, basename(few.where))
+          : [];
       report(context, validation);
+      for (const file of written) context.print(`Written to ${file}.`);
       context.result(documentOf(validation));
     },
   )
     .argument("<runs>", "CSV of runs: model, GPUs and plan by column, and what was measured")
-    .option("--clusters <dir>", "folder of cluster files that an earlier calibration wrote");
+    .option("--calibrate <few>", "CSV of measured runs that the clusters are fitted to first")
+    .option("--clusters <dir>", "folder of cluster files that an earlier calibration wrote")
+    .option("-o, --output <dir>", "write the fitted clusters into this folder, one file a kind");
 
 function report(context: Context, validation: Validation): void {
   const { predictions, unpredicted, score, uncalibrated, calibration, measured } = validation;
   if (uncalibrated.length > 0) {
-    context.note(`No calibration covers ${uncalibrated.join(", ")}: predicted from presets.`);
+    context.note(
+      `No calibration covers ${uncalibrated.join(", ")}: predicted from presets and what their GPUs showed under other software.`,
+    );
   }
   if (measured) context.print(renderScore(score));
   else if (predictions.length > 0) context.print(renderPredictions(predictions));
-  for (const [kind, { parameters, residuals }] of Object.entries(calibration?.kinds ?? {})) {
-    context.print(`\n${kind}, fitted to ${residuals.length} runs`);
-    for (const { name, value, prior } of parameters) {
-      context.print(`  ${name}: ${value.toPrecision(4)} (before ${prior.toPrecision(4)})`);
-    }
-  }
+  if (calibration) context.print(`\n${renderCalibration(calibration)}`);
   if (unpredicted.length > 0)
     context.print(`${measured || predictions.length > 0 ? "\n" : ""}${renderUnpredicted(unpredicted)}`);
 }
@@ -65,8 +82,9 @@ function documentOf({ predictions, unpredicted, score, calibration, uncalibrated
 }
 
 /** The clusters themselves go to files: here is what was fitted. */
-function documentOfCalibration({ kinds }: NonNullable<Validation["calibration"]>): object {
+function documentOfCalibration({ kinds, families }: NonNullable<Validation["calibration"]>): object {
   return {
+    families,
     kinds: Object.fromEntries(
       Object.entries(kinds).map(([kind, { parameters, residuals }]) => [kind, { parameters, residuals }]),
     ),

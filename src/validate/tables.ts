@@ -1,5 +1,6 @@
 import type { GroupScore, Score } from "./score.js";
-import type { Prediction, Unpredicted } from "./types.js";
+import { mean } from "./statistics.js";
+import type { Calibration, Prediction, Unpredicted } from "./types.js";
 
 /** Predictions and their score as a person reads them. */
 
@@ -107,6 +108,21 @@ export function renderPredictions(predictions: readonly Prediction[]): string {
     feasible ? "yes" : "no",
   ]);
   return columns(["run", "step s", "GiB", "fits"], rows).join("\n");
+}
+
+/** One line a kind: what was fitted to how many runs, and the errors of step times that are left. */
+export function renderCalibration({ kinds }: Calibration): string {
+  const rows = Object.entries(kinds).map(([kind, { parameters, residuals }]) => [
+    kind,
+    residuals.length,
+    parameters.length,
+    percent(mean(residuals.map(({ error }) => Math.abs(error)))),
+    signed(mean(residuals.map(({ error }) => error))),
+  ]);
+  return [
+    "Clusters fitted to the given runs",
+    ...columns(["kind", "timed runs", "quantities", "mean", "bias"], rows),
+  ].join("\n");
 }
 
 /** One line a reason, with how many runs it keeps from being predicted and the first of them. */

@@ -110,9 +110,6 @@ export interface CalibrateOptions extends RunOptions {
   cache?: PredictionCache;
 }
 
-/** `calibrate` of `fit.ts`: fits the named quantities of each kind to measured runs of it. */
-export type Calibrate = (runs: readonly MeasuredRun[], options?: CalibrateOptions) => Promise<Calibration>;
-
 /** A run with what was measured of it: what a calibration reads. */
 export interface MeasuredRun {
   run: RunInputs;

@@ -1,20 +1,14 @@
-import { MpoptError, type RunOptions } from "../contracts/index.js";
+import { basename } from "node:path";
+import { type Cluster, MpoptError, type RunOptions } from "../contracts/index.js";
 import { clustersOfKinds, presetTemplate } from "./clusters.js";
 import { type RunRecord, runRecords } from "./columns.js";
 import type { CsvTable } from "./csv.js";
+import { calibrate, calibratedTemplates } from "./fit.js";
 import { PredictionCache, predictAll } from "./predict.js";
 import { runInputs } from "./row.js";
 import { type Score, score } from "./score.js";
 import { scoreable } from "./scoreable.js";
-import type {
-  Calibrate,
-  Calibration,
-  MeasuredRun,
-  Prediction,
-  RunInputs,
-  TemplateOf,
-  Unpredicted,
-} from "./types.js";
+import type { Calibration, MeasuredRun, Prediction, RunInputs, TemplateOf, Unpredicted } from "./types.js";
 
 /** Runs of a file: those that can be predicted, and why the others cannot. */
 export interface ReadRuns {
@@ -50,9 +44,8 @@ export function measuredRuns({ records, runs }: ReadRuns): MeasuredRun[] {
 export interface ValidateOptions extends RunOptions {
   /** Measured runs that a calibration is fitted to before anything is predicted. */
   calibrateWith?: CsvTable;
-  calibrate?: Calibrate;
-  /** Clusters by their kind, from an earlier calibration; other kinds take the presets. */
-  templates?: ReadonlyMap<string, ReturnType<TemplateOf>>;
+  /** Clusters by their kind, from an earlier calibration; other kinds take the presets. A fit begins there. */
+  templates?: ReadonlyMap<string, Cluster>;
 }
 
 export interface Validation {
@@ -61,7 +54,7 @@ export interface Validation {
   /** In the order of the file. */
   unpredicted: Unpredicted[];
   score: Score;
-  /** Kinds of predicted runs that no calibration covers: they were predicted from presets. */
+  /** Kinds of predicted runs that no calibration covers: they take presets, and what their GPUs showed elsewhere. */
   uncalibrated: string[];
   calibration?: Calibration;
   /** Whether the file holds any measured figure to score against. */
@@ -77,9 +70,11 @@ export async function validateRuns(table: CsvTable, options: ValidateOptions = {
   const { signal, onProgress } = options;
   const read = readRuns(table);
   const cache = new PredictionCache();
-  let templates = options.templates;
+  const known: TemplateOf = (run) => options.templates?.get(run.kind) ?? presetTemplate(run);
+  let templateOf = known;
   let calibration: Calibration | undefined;
-  if (options.calibrateWith && options.calibrate) {
+  if (options.calibrateWith) {
+    const source = basename(options.calibrateWith.where);
     const few = measuredRuns(readRuns(options.calibrateWith));
     if (few.length === 0) {
       throw new MpoptError(
@@ -88,18 +83,14 @@ export async function validateRuns(table: CsvTable, options: ValidateOptions = {
         ["A measured run gives step_time_s or memory_GiB beside model, GPUs and plan."],
       );
     }
-    const templateOf: TemplateOf = (run) => options.templates?.get(run.kind) ?? presetTemplate(run);
-    calibration = await options.calibrate(few, { templateOf, cache, signal, onProgress });
-    templates = new Map([
-      ...(templates ?? []),
-      ...Object.entries(calibration.kinds).map(([kind, { cluster }]) => [kind, cluster] as const),
-    ]);
+    calibration = await calibrate(few, { templateOf: known, cache, source, signal, onProgress });
+    templateOf = calibratedTemplates(calibration, known);
   }
   const uncalibrated = new Set<string>();
   const clusterOf = clustersOfKinds((run) => {
-    const known = templates?.get(run.kind);
-    if (!known && templates) uncalibrated.add(run.kind);
-    return known ?? presetTemplate(run);
+    const covered = options.templates?.has(run.kind) || calibration?.kinds[run.kind] !== undefined;
+    if (!covered && (options.templates || calibration)) uncalibrated.add(run.kind);
+    return templateOf(run);
   });
   const { predictions, unpredicted } = await predictAll(read.runs, clusterOf, cache, { signal, onProgress });
   const order = new Map(read.records.map(({ id }, i) => [id, i]));

@@ -1,7 +1,10 @@
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { validateCommand } from "../../src/cli/validate.js";
+import { loadCluster } from "../../src/cluster/index.js";
+import { loadModel } from "../../src/models/index.js";
+import { createPlan } from "../../src/plan/index.js";
 import { captureCommand } from "../cli/captured.js";
 
 const table = new URL("../data/validation/runs.csv", import.meta.url).pathname;
@@ -65,5 +68,69 @@ describe("mpopt validate", () => {
     expect(captured.err).toContain("but it does not exist");
     await run(table, "--clusters", captured.folder);
     expect(captured.err).toContain(`Expected cluster files in ${captured.folder} but found none.`);
+  });
+});
+
+describe("mpopt validate --calibrate", () => {
+  const captured = captureCommand();
+  const run = (...args: string[]) => validateCommand().parseAsync(["node", "validate", ...args]);
+  /** The rows of some sources as a file of their own. */
+  const rowsOf = (...prefixes: string[]) => {
+    const path = join(captured.folder, "some.csv");
+    const lines = readFileSync(table, "utf8").split("\n");
+    const wanted = (line: string, i: number) =>
+      i === 0 || prefixes.some((prefix) => line.startsWith(`${prefix}-`));
+    writeFileSync(path, lines.filter(wanted).join("\n"));
+    return path;
+  };
+
+  it("predicts closer after a fit, writes clusters, and predicts the same from them", async () => {
+    const clusters = join(captured.folder, "clusters");
+    const some = rowsOf("VTS", "ZB");
+    await run(some, "--json", "--quiet");
+    const before = JSON.parse(captured.out);
+    captured.out = "";
+    await run(some, "--calibrate", some, "-o", clusters, "--json", "--quiet");
+    const fitted = JSON.parse(captured.out);
+    expect(fitted.overall.time.mape).toBeLessThan(0.7 * before.overall.time.mape);
+    expect(fitted.uncalibrated).toEqual([]);
+    const { parameters } = fitted.calibration.kinds["ZB/A100-SXM-80GB"];
+    const gemm = parameters.find(({ name }: { name: string }) => name === "devices[].efficiency.gemm");
+    expect(gemm).toMatchObject({ prior: 1, provenance: "fitted" });
+    captured.out = "";
+    await run(some, "--clusters", clusters, "--json", "--quiet");
+    const again = JSON.parse(captured.out);
+    for (const [i, { id, step_time_s, memory_GiB }] of again.rows.entries()) {
+      expect(step_time_s, id).toBeCloseTo(fitted.rows[i].step_time_s, 9);
+      expect(memory_GiB, id).toBeCloseTo(fitted.rows[i].memory_GiB, 9);
+    }
+
+    const cluster = loadCluster(join(clusters, "ZB-A100-SXM-80GB.json"));
+    expect(cluster.name).toBe("ZB/A100-SXM-80GB");
+    expect(cluster.devices[0]!.count).toBe(16);
+    expect(cluster.devices[0]!.efficiency!.gemm).toMatchObject({ value: gemm.value, provenance: "fitted" });
+    expect(cluster.calibration).toMatchObject({ rows: 5, source: "some.csv" });
+    expect(cluster.calibration!.p50).toBeLessThanOrEqual(cluster.calibration!.p90);
+    // The file is a cluster for plan.
+    const plan = await createPlan({
+      model: loadModel("gpt2"),
+      cluster,
+      job: { globalBatch: 64, sequence: 1024 },
+    });
+    expect(plan.cluster.calibration).toEqual(cluster.calibration);
+    expect(plan.estimate.stepSeconds).toBeGreaterThan(0);
+  });
+
+  it("says which kinds no file covers, and that -o needs a calibration", async () => {
+    const clusters = join(captured.folder, "clusters");
+    const some = rowsOf("VTS");
+    await run(some, "--calibrate", some, "-o", clusters, "--quiet");
+    expect(captured.out).toMatch(/^VTS\/A100 +\d+ +\d+ +\d/m);
+    expect(captured.out).toContain(`Written to ${join(clusters, "VTS-A100.json")}.`);
+    await run(table, "--clusters", clusters);
+    expect(captured.err).toMatch(/^No calibration covers .*ZB\/A100-SXM-80GB/m);
+    await run(table, "-o", clusters);
+    expect(captured.err).toContain("Expected --calibrate FEW.csv beside -o");
+    expect(process.exitCode).toBe(2);
   });
 });
