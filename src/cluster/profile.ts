@@ -184,7 +184,8 @@ export function assembleCluster(
   const level: Level = cpu
     ? { name: "host", groupSize: count, link: loopbackLink(report.measurements, failedProbes) }
     : { name: "host", groupSize: count, link: assumedPcieLink };
-  const contextBytes = first.attributes.contextBytes;
+  const { contextBytes, multiprocessors } = first.attributes;
+  if (multiprocessors) device.multiprocessors = measured(multiprocessors, "cuDeviceGetAttribute");
   return checkDocument(
     "cluster",
     {

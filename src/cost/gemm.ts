@@ -32,7 +32,7 @@ export interface GemmConstants {
 
 /**
  * Fitted to the 195 products of SimuMax's configs/system/a100_pcie.json (Megatron shapes, three layouts): median
- * error 2 %, p90 7 %. `groupSeconds` is from the 108 grouped products of b200_bf16_ceperm.json. `bench/kernels`
+ * error 2 %, p90 8 %. `groupSeconds` is from the 108 grouped products of b200_bf16_ceperm.json. `bench/kernels`
  * repeats the fit and tries it on the other device. `oddShare` is from vTrain's runs on one A100 node, whose head of
  * 50,257 columns runs at 81 to 100 TFLOP/s, and at 219 where it is padded.
  */

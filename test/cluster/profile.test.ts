@@ -25,7 +25,8 @@ function row(part: Partial<NativeMeasurement>): NativeMeasurement {
 }
 
 function report(measurements: NativeMeasurement[], type: "cpu" | "cuda" = "cpu"): NativeReport {
-  const attributes: Record<string, number> = type === "cpu" ? {} : { contextBytes: 5e8 };
+  const attributes: Record<string, number> =
+    type === "cpu" ? {} : { contextBytes: 5e8, multiprocessors: 132 };
   return {
     backend: type,
     environment: { processor: "Some Processor", driver: "", libraries: {}, clocks: { coreHertz: 2e9 } },
@@ -108,6 +109,7 @@ describe("assembleCluster", () => {
     const cluster = assembleCluster(report(gpu, "cuda"));
     expect(cluster.devices[0]).toMatchObject({ kind: "nvidia-h100-80gb-hbm3", type: "cuda", count: 2 });
     expect(cluster.memoryOverheads.contextBytes).toMatchObject({ value: 5e8, provenance: "measured" });
+    expect(cluster.devices[0]!.multiprocessors).toMatchObject({ value: 132, provenance: "measured" });
     expect(cluster.topology.levels[0]!.link!.bytesPerSecond.provenance).toBe("assumed");
     const elementwise = cluster.devices[0]!.compute.find(({ operator }) => operator === "elementwise");
     expect(elementwise!.provenance).toBe("assumed");
