@@ -21,7 +21,7 @@ export function confidenceOf({ cluster, estimate }: Plan): Confidence {
     return {
       calibrated: false,
       sentence:
-        "Not calibrated: no run was compared with predictions for this cluster; `mpopt validate RUNS.csv --calibrate FEW.csv` does, and states the error here.",
+        "Not calibrated: no measured run stands behind the figures of this cluster; mpopt validate with --calibrate compares them with runs and states the error here.",
     };
   }
   const { rows, bias, p50, p90, source, date } = calibration;

@@ -99,9 +99,8 @@ export function renderExplanation(plan: Plan, explanation: Explanation): string 
     );
   }
   if (explanation.savings.length) lines.push("", "The same plan, priced again with");
-  for (const { change, stepSeconds, share, ideal } of explanation.savings) {
-    const saves = ideal ? "saves at most" : "saves";
-    lines.push(`  ${change}: ${formatSeconds(stepSeconds)}, ${saves} ${formatPercent(share)}`);
+  for (const { change, stepSeconds, words } of explanation.savings) {
+    lines.push(`  ${change}: ${formatSeconds(stepSeconds)}, ${words}`);
   }
   if (explanation.baselines.length) lines.push("", "Rules of thumb, priced the same way");
   for (const { title, plan: words, stepSeconds, verdict } of explanation.baselines) {

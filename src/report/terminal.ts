@@ -121,10 +121,10 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
   if (gains.length) {
     heading("The same plan, priced again with");
     const wide = Math.max(...gains.map(({ change }) => [...change].length));
-    for (const { change, stepSeconds, share, ideal } of gains) {
+    for (const { change, stepSeconds, words } of gains) {
       lines.push(
-        `  ${truncate(change, width - 38).padEnd(Math.min(wide, width - 38))}${formatSeconds(stepSeconds).padStart(10)}` +
-          `  ${paint(ideal ? "saves at most" : "saves", "dim")} ${formatPercent(share)}`,
+        `  ${truncate(change, width - 44).padEnd(Math.min(wide, width - 44))}${formatSeconds(stepSeconds).padStart(10)}` +
+          `  ${paint(words, "dim")}`,
       );
     }
   }

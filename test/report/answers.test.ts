@@ -88,6 +88,11 @@ describe("what relieves a plan", () => {
     );
     expect(text).toMatch(/all of it beside compute 37\.\d+ s saves at most 12\.0 %/);
     expect(text).toMatch(/links inside the node twice as fast 4\d\.\d+ s saves 4\.0 %/);
+    // Of a step with twice the tokens the gain is one a token.
+    const { stepSeconds, tokensPerSecond } = plan.estimate;
+    const doubled = { stepSeconds: 1.9 * stepSeconds, tokensPerSecond: (2 / 1.9) * tokensPerSecond };
+    plan.sensitivity = [{ change: "twice the global batch", relieves: ["bubble"], ...doubled }];
+    expect(savings(plan)[0]!.words).toBe("saves 5.0 % a token");
   });
 
   it("has a remedy for every term, and says so for compute where nothing else takes time", () => {
@@ -160,7 +165,7 @@ describe("confidence", () => {
 
   it("is refused where nothing was compared", () => {
     expect(confidenceOf(samplePlan())).toMatchObject({ calibrated: false });
-    expect(flat(renderPlan(samplePlan(), plain))).toContain("Not calibrated: no run was compared");
+    expect(flat(renderPlan(samplePlan(), plain))).toContain("Not calibrated: no measured run stands behind");
   });
 });
 

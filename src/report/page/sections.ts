@@ -125,9 +125,9 @@ export function timeSection(plan: Plan, facts: PlanFacts, step: StepSimulation):
   })}<tr><th scope="row" class="strong">Step</th><td class="number strong">${formatSeconds(plan.estimate.stepSeconds)}</td><td class="number strong">100 %</td></tr></tbody></table>
 ${
   gains.length > 0 &&
-  html`<details open><summary>The same plan, priced again with one thing changed</summary><table><thead><tr><th scope="col">Changed</th><th scope="col">Acts on</th><th scope="col" class="number">Step</th><th scope="col" class="number">Saves</th></tr></thead><tbody>${gains.map(
-    ({ change, relieves, stepSeconds, share, ideal }) =>
-      html`<tr><th scope="row">${change}</th><td>${relieves.join(", ")}</td><td class="number">${formatSeconds(stepSeconds)}</td><td class="number">${ideal && "at most "}${formatPercent(share)}</td></tr>`,
+  html`<details open><summary>The same plan, priced again with one thing changed</summary><table><thead><tr><th scope="col">Changed</th><th scope="col">Acts on</th><th scope="col" class="number">Step</th><th scope="col" class="number">Gain</th></tr></thead><tbody>${gains.map(
+    ({ change, relieves, stepSeconds, words }) =>
+      html`<tr><th scope="row">${change}</th><td>${relieves.join(", ")}</td><td class="number">${formatSeconds(stepSeconds)}</td><td class="number">${words}</td></tr>`,
   )}</tbody></table></details>`
 }
 </section>`;
