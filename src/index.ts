@@ -15,6 +15,7 @@ export {
   type RunRecord,
 } from "./launch/index.js";
 export { importHuggingFace, loadModel, presetNames } from "./models/index.js";
+export { type FrontierOptions, type FrontierPoint, planFrontier } from "./plan/frontier.js";
 export {
   checkPlan,
   createPlan as plan,
@@ -22,6 +23,8 @@ export {
   type PlanOptions,
   type Violation,
 } from "./plan/index.js";
+export { type Money, moneyOf } from "./plan/money.js";
+export { parseWhatIf, planWhatIf, type WhatIf, type WhatIfChange } from "./plan/whatIf.js";
 export { explainPlan, renderHtml, renderPlan, renderSimulation, traceOf } from "./report/index.js";
 export {
   checkActions,

@@ -1,5 +1,5 @@
 import type { Plan } from "../contracts/index.js";
-import { formatInteger, formatPercent, formatSeconds } from "./format.js";
+import { formatChange, formatInteger, formatPercent, formatSeconds } from "./format.js";
 import { cleanText } from "./text.js";
 
 /** How far predictions on the plan's cluster are to be trusted. */
@@ -26,13 +26,12 @@ export function confidenceOf({ cluster, estimate }: Plan): Confidence {
   }
   const { rows, bias, p50, p90, source, date } = calibration;
   const { stepSeconds } = estimate;
-  const signed = `${bias < 0 ? "−" : "+"}${formatPercent(Math.abs(bias))}`;
   return {
     calibrated: true,
     lowSeconds: stepSeconds / (1 + p90),
     ...(p90 < 1 && { highSeconds: stepSeconds / (1 - p90) }),
     sentence:
       `Predicted ${formatSeconds(stepSeconds)}; 90 % of ${formatInteger(rows)} calibrated runs were within ${formatPercent(p90)}, ` +
-      `half within ${formatPercent(p50)}, ${signed} on average (${cleanText(source)}${date ? `, ${cleanText(date)}` : ""}).`,
+      `half within ${formatPercent(p50)}, ${formatChange(bias)} on average (${cleanText(source)}${date ? `, ${cleanText(date)}` : ""}).`,
   };
 }

@@ -227,8 +227,9 @@ function recomputed(stage: Plan["stages"][number]): string {
 function shownStages(plan: Plan, facts: ReturnType<typeof planFacts>): Set<number> {
   const count = plan.stages.length;
   const shown = new Set<number>();
-  for (const { index, rank } of plan.stages) {
-    const special = index === facts.slowestStage.index || rank === facts.fullestRank.pipelineRank;
+  for (const { index, rank, chunk } of plan.stages) {
+    const fullest = rank === facts.fullestRank.pipelineRank && chunk === 0;
+    const special = index === facts.slowestStage.index || fullest;
     if (count <= maximumStageRows || index < 8 || index >= count - 6 || special) shown.add(index);
   }
   return shown;
