@@ -53,8 +53,12 @@ export class ComputeModel {
   readonly #corrections = new Map<Dtype, ScatteredPoint[]>();
   readonly #used = new Set<Provenance>();
 
+  /** Whether any whole call of a framework was measured. */
+  readonly timesCalls: boolean;
+
   constructor(device: Device) {
     this.device = device;
+    this.timesCalls = device.compute.some((table) => table.includesCall === true);
   }
 
   /** Weakest provenance of the curves that were asked so far. */

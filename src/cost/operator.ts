@@ -223,6 +223,7 @@ function callCount(operator: Operator): number {
 
 /** From curves of whole framework calls; undefined where the device has none for one of the passes. */
 function callSeconds(operator: Operator, work: LocalWork, compute: ComputeModel): PassSeconds | undefined {
+  if (!compute.timesCalls) return undefined;
   const { flops, inputBytes, outputBytes, dtype } = work;
   const calls = callCount(operator);
   const common = { kind: kindOf(operator), name: operator.name, dtype };
@@ -306,6 +307,7 @@ function narrowSeconds(
  * measured, the product that makes the gradient adds it on its way (Megatron-LM's fused accumulation).
  */
 function accumulationSeconds(work: LocalWork, compute: ComputeModel): number {
+  if (!compute.timesCalls) return 0;
   let seconds = 0;
   for (const bytes of work.parameterBytes) {
     const one = { kind: "accumulation", dtype: work.dtype, flops: 0, bytes: 3 * bytes } as const;

@@ -1,5 +1,5 @@
 import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../contracts/index.js";
-import { localCallCount, type PassSeconds } from "../cost/operator.js";
+import { localCallCount, operatorSeconds, type PassSeconds } from "../cost/operator.js";
 import type { Placement } from "../cost/placement.js";
 import { scaledFlops } from "../models/workload.js";
 import { eliminate } from "../solver/eliminate.js";
@@ -95,6 +95,52 @@ export function priceChosen(input: LayerProblemInput, chosen: Splits): LayerCost
   const built = chosenLayer(input, chosen);
   const strategies = built.strategies.map((only) => only[0]!);
   return priceLayer(input, built, strategies, Number.NaN, Number.NaN);
+}
+
+/**
+ * The cost of a layer with its experts over other devices, or keys exchanged another way, and all else the same: only
+ * operators that see the difference are priced again.
+ */
+export function priceElsewhere(
+  cost: LayerCost,
+  before: LayerProblemInput,
+  after: LayerProblemInput,
+): LayerCost {
+  const { operators, group } = before;
+  const moved = { forward: 0, backward: 0, backwardWeight: 0 };
+  const contextSeconds = { forward: 0, backward: 0 };
+  const expertSeconds = { forward: 0, backward: 0 };
+  let touched = false;
+  for (const [i, operator] of operators.entries()) {
+    const isAttention = operator.kind === "attention";
+    const isGrouped = operator.kind === "grouped_linear";
+    if (!isAttention && !isGrouped && operator.kind !== "dispatch" && operator.kind !== "combine") continue;
+    const strategy = cost.strategies[i]!;
+    if (isGrouped) {
+      const now = operatorSeconds(operator, strategy.split, group.size, after.context);
+      const then = operatorSeconds(operator, strategy.split, group.size, before.context);
+      moved.forward += now.forward - then.forward;
+      moved.backward += now.backward - then.backward;
+      moved.backwardWeight += now.backwardWeight - then.backwardWeight;
+    }
+    if (isAttention && after.contextGroup.size > 1) {
+      const seconds = operatorSeconds(operator, strategy.split, group.size, after.context);
+      addSeconds(contextSeconds, contextExchange(operator, strategy, seconds, after));
+    }
+    addSeconds(expertSeconds, expertExchange(operator, strategy, after));
+    touched = true;
+  }
+  if (!touched) return cost;
+  return {
+    ...cost,
+    forwardSeconds: cost.forwardSeconds + moved.forward,
+    backwardSeconds: cost.backwardSeconds + moved.backward,
+    backwardWeightSeconds: cost.backwardWeightSeconds + moved.backwardWeight,
+    contextSeconds,
+    expertSeconds,
+    expertParameters: (cost.expertParameters * before.expertGroup.size) / after.expertGroup.size,
+    recomputeSeconds: { ...cost.recomputeSeconds, full: cost.recomputeSeconds.full + moved.forward },
+  };
 }
 
 /** Prices given strategies of a layer; `solveLayer` and the checker of plans share it. */

@@ -3,7 +3,7 @@ import { type OverlapKind, overlapOf } from "../cost/overlap.js";
 import { tensorsById } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
-import { type LayerCost, priceChosen, solveLayer } from "./intra.js";
+import { type LayerCost, priceChosen, priceElsewhere, solveLayer } from "./intra.js";
 import type { LayerProblemInput } from "./intraProblem.js";
 import { KnownShardings } from "./knownShardings.js";
 
@@ -62,6 +62,8 @@ export class LayerChains {
   readonly #chains = new Map<string, LayerChain | undefined>();
   readonly #signal: AbortSignal | undefined;
   readonly #known: KnownShardings;
+  /** The first price of each layer under each shape: others differ in experts and exchange alone. */
+  readonly #firsts = new Map<string, { cost: LayerCost; input: LayerProblemInput }>();
 
   /** @param known where shardings are looked up before they are solved, and kept after. */
   constructor(model: Model, models: CostModels, signal?: AbortSignal, known = new KnownShardings()) {
@@ -118,12 +120,7 @@ export class LayerChains {
       if (known) return known;
       const operators = this.#model.operators.slice(layer.operators.start, layer.operators.end);
       const input = inputOf(operators);
-      const chosen = this.#known.get(this.#model, layer.block, knownKey);
-      const found = chosen ? priceChosen(input, chosen) : await solveLayer(input, this.#signal);
-      if (!chosen) {
-        const splits = found.strategies.map((strategy) => strategy.split);
-        this.#known.set(this.#model, layer.block, knownKey, splits);
-      }
+      const found = await this.#price(layer.block, shape, knownKey, input);
       solved.set(layer.block, found);
       return found;
     };
@@ -139,5 +136,19 @@ export class LayerChains {
       return undefined;
     }
     return chain;
+  }
+
+  /** A layer from one of the same shape, from shardings that are known, or solved. */
+  async #price(block: string, shape: string, knownKey: string, input: LayerProblemInput): Promise<LayerCost> {
+    const first = this.#firsts.get(`${block}/${shape}`);
+    if (first) return priceElsewhere(first.cost, first.input, input);
+    const chosen = this.#known.get(this.#model, block, knownKey);
+    const cost = chosen ? priceChosen(input, chosen) : await solveLayer(input, this.#signal);
+    if (!chosen) {
+      const splits = cost.strategies.map((strategy) => strategy.split);
+      this.#known.set(this.#model, block, knownKey, splits);
+    }
+    this.#firsts.set(`${block}/${shape}`, { cost, input });
+    return cost;
   }
 }

@@ -1,3 +1,4 @@
+import type { StageLayout } from "./layout.js";
 import type { PreparedSchedule } from "./preparedSchedule.js";
 import { excessBytes, passTimes, rankMemory } from "./pricing.js";
 import type { StageCosts } from "./stageCosts.js";
@@ -136,6 +137,14 @@ export function moveLayer(boundaries: readonly number[], from: number, to: numbe
   return moved;
 }
 
+/** Stages that may get a layer more: those of the ranks with the least work. */
+const receivingRanks = 4;
+
+function receiversOf({ stagesOfRank }: StageLayout, load: Float64Array): number[] {
+  const ranks = Array.from(load, (_, rank) => rank).sort((a, b) => load[a]! - load[b]!);
+  return ranks.slice(0, receivingRanks).flatMap((rank) => stagesOfRank[rank]!);
+}
+
 /**
  * Moves layers between stages until all fit and no move makes the ranks more even, by the sum of their squared loads.
  * @returns undefined where they do not fit then.
@@ -154,14 +163,14 @@ function evenOut(costs: StageCosts, schedule: PreparedSchedule, start: number[])
     const load = schedule.rankSeconds(passTimes(costs, boundaries));
     const squares = load.reduce((sum, seconds) => sum + seconds * seconds, 0);
     const heavy = excess > 0 ? worst : load.indexOf(load.reduce((a, b) => Math.max(a, b), 0));
-    return { excess, squares, heavy };
+    return { excess, squares, heavy, receivers: receiversOf(layout, load) };
   };
   let boundaries = start;
   let value = judge(boundaries);
   for (let round = 0; round < 4 * costs.layerCount; round++) {
     let better: { boundaries: number[]; value: typeof value } | undefined;
     for (const from of layout.stagesOfRank[value.heavy]!) {
-      for (let to = 0; to < layout.rankOfStage.length; to++) {
+      for (const to of value.receivers) {
         const moved = moveLayer(boundaries, from, to);
         if (!moved) continue;
         const next = judge(moved);

@@ -120,6 +120,9 @@ export class ScheduleOptions {
   #exploreRoot(root: Candidate, cutoff: number): void {
     const pool = this.#pool;
     const { chain } = root;
+    const lightest = pool.price({ configuration: pool.space.lightest(root.configuration), chain });
+    const room = scheduleBound(lightest.costs, this.#passesOf(lightest), this.#traits);
+    if (room === Number.POSITIVE_INFINITY) return;
     const found = this.#consider(root, this.#choices(root), cutoff);
     if (!found) return;
     let left = found.left;

@@ -213,6 +213,27 @@ export class Space {
     return result;
   }
 
+  /** The configuration under a root that needs the least memory. */
+  lightest(root: Configuration): Configuration {
+    const { pins } = this.#job;
+    return {
+      ...root,
+      recompute: pins.recompute ?? "full",
+      recomputeLayers:
+        pins.recompute === undefined || pins.recompute === "full"
+          ? root.recomputeLayers
+          : this.#mostLayers(root),
+      offload: pins.offload ?? this.#runtime.offload.at(-1)!,
+    };
+  }
+
+  /** Layers of each stage that may be recomputed whole. */
+  #mostLayers({ recomputeLayers }: Configuration): number {
+    const { pins } = this.#job;
+    const open = this.#runtime.recomputeLayers && pins.recomputeLayers === undefined;
+    return open ? Math.max(0, this.#blockLayers - 1) : recomputeLayers;
+  }
+
   /** Every configuration of one division of the devices; the tree with nothing left out. */
   *all(degrees: Degrees): Generator<Configuration> {
     for (const shape of this.shapes(degrees)) for (const root of this.roots(shape)) yield* this.#under(root);
