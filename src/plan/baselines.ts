@@ -104,6 +104,8 @@ interface Priced {
   /** On the fullest device. */
   memoryBytes: number;
   fits: boolean;
+  /** Parameters, gradients and optimizer state alone are too much: no micro-batch or recomputation helps. */
+  hopeless: boolean;
 }
 
 /** Prices configurations with even stages by the functions that the search prices its own with. */
@@ -136,14 +138,17 @@ class Pricer {
     if (schedule && !prepared) return undefined;
     const costs = new StageCosts(configuration, chain, this.#models, prepared?.layout);
     const estimate = assembleEstimate(this.#model, this.#models, costs, boundaries, prepared);
-    const memoryBytes = fullestBytes(estimate);
-    const fits = estimate.memory.every((entry) => entry.reservedBytes <= entry.limitBytes);
+    const hopeless = estimate.memory.some(({ terms, limitBytes }) => {
+      const { parameters, gradients, optimizer, context } = terms;
+      return parameters + gradients + optimizer + context > limitBytes;
+    });
     return {
       configuration,
       chunks: schedule?.chunks ?? 1,
       stepSeconds: estimate.stepSeconds,
-      memoryBytes,
-      fits,
+      memoryBytes: fullestBytes(estimate),
+      fits: estimate.memory.every((entry) => entry.reservedBytes <= entry.limitBytes),
+      hopeless,
     };
   }
 }
@@ -186,6 +191,7 @@ async function priceRung(pricer: Pricer, job: Job, rule: Rule, shapes: readonly 
       const found = await pricer.price({ ...shape, recompute, zero, shards });
       if (!found) break;
       if (!smallest || found.memoryBytes < smallest.memoryBytes) smallest = found;
+      if (found.hopeless) return smallest;
       // Larger micro-batches need more.
       if (!found.fits) break;
       if (!best || found.stepSeconds < best.stepSeconds) best = found;
