@@ -1,4 +1,6 @@
-import type { RunOptions } from "../contracts/index.js";
+import type { Model, RunOptions } from "../contracts/index.js";
+import type { HeldParameters } from "../cost/memory.js";
+import { distinctLayers, tensorsById } from "../models/workload.js";
 import type { Candidate } from "./candidate.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
@@ -44,16 +46,20 @@ export class CandidatePool {
   /** Configurations that were counted out by a bound or priced. */
   configurations = 0;
   readonly #chains: LayerChains;
+  readonly #parameters: HeldParameters;
   readonly #open = new Heap<Entry>();
 
-  constructor(space: Space, models: CostModels, chains: LayerChains) {
+  constructor(model: Model, space: Space, models: CostModels, chains: LayerChains) {
+    this.#parameters = parametersOf(model);
     this.space = space;
     this.models = models;
     this.#chains = chains;
   }
 
-  /** Solves the layers of all shapes and bounds them. */
-  async prepare(shapes: readonly Configuration[], options: RunOptions): Promise<void> {
+  /** Solves the layers of all shapes whose state may fit, of all where none does, and bounds them. */
+  async prepare(all: readonly Configuration[], options: RunOptions): Promise<void> {
+    const hopeful = all.filter((shape) => this.#stateFits(shape));
+    const shapes = hopeful.length > 0 ? hopeful : all;
     const totals = new Map<LayerChain, ReturnType<typeof totalsOf>>();
     for (const [i, configuration] of shapes.entries()) {
       options.signal?.throwIfAborted();
@@ -70,6 +76,16 @@ export class CandidatePool {
       await new Promise((resolve) => setImmediate(resolve));
     }
     this.shapes.sort((a, b) => a.bound - b.bound);
+  }
+
+  /** Some device holds an equal share of the parameters, and its state at the least. */
+  #stateFits(shape: Configuration): boolean {
+    const { tensor, pipeline, expert, expertTensor } = shape;
+    const { memory } = this.models;
+    const each = memory.bytesEach(this.space.lightestSharding(shape));
+    const { dense, expert: routed } = this.#parameters;
+    const bytes = (dense / tensor) * each.dense + (routed / (expert * expertTensor)) * each.expert;
+    return bytes / pipeline <= memory.roomBytes;
   }
 
   /** What the next candidate takes at least; Infinity where none is left. */
@@ -152,6 +168,24 @@ export class CandidatePool {
       this.#open.push(lowerBound, { kind: "unpriced", unpriced });
     }
   }
+}
+
+/** Parameters of a model outside experts and in them; those that are stored twice count once. */
+function parametersOf(model: Model): HeldParameters {
+  const tensors = tensorsById(model);
+  const held = { dense: 0, expert: 0 };
+  for (const { count, operators } of distinctLayers(model)) {
+    for (const operator of operators) {
+      for (const operand of operator.inputs) {
+        const { kind, shape, tiedTo } = tensors.get(operand.tensor)!;
+        if (kind !== "parameter" || tiedTo) continue;
+        const size = shape.reduce((product, n) => product * n, count);
+        if (operator.kind === "grouped_linear") held.expert += size;
+        else held.dense += size;
+      }
+    }
+  }
+  return held;
 }
 
 /** Sums of a chain's seconds for one micro-batch, with nothing sharded, recomputed or offloaded. */

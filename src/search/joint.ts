@@ -99,7 +99,7 @@ export async function searchPlan(
     throw noSchedule(job, names);
   }
   const chains = new LayerChains(model, models, options.signal);
-  const pool = new CandidatePool(space, models, chains);
+  const pool = new CandidatePool(model, space, models, chains);
   await pool.prepare(shapes, options);
   if (pool.shapes.length === 0) throw chains.refusal ?? nothingDivides(job);
 

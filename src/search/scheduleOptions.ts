@@ -146,11 +146,12 @@ export class ScheduleOptions {
         }
       }
     }
-    if (offloads.length === 0) return;
-    this.#keepRelaxed(root, cutoff);
-    // What does not fit with everything recomputed has to leave the device.
-    for (const { offload } of left.length > 0 ? offloads : []) {
-      this.#consider(pool.price({ configuration: { ...last.configuration, offload }, chain }), left, cutoff);
+    for (const away of offloads) {
+      const least = this.#keepRelaxed(pool.price({ configuration: away, chain }), cutoff);
+      // What does not fit with everything recomputed has to leave the device.
+      if (left.length === 0 || least >= cutoff) continue;
+      const configuration = { ...last.configuration, offload: away.offload };
+      this.#consider(pool.price({ configuration, chain }), left, cutoff);
     }
   }
 
@@ -232,13 +233,14 @@ export class ScheduleOptions {
     if (least < cutoff) this.#bounded.push({ candidate, choices, least, reliefs: false });
   }
 
-  /** Bounds what offloads parts of a candidate by time alone. */
-  #keepRelaxed(candidate: Candidate, cutoff: number): void {
+  /** Bounds what recomputes parts of a candidate by time alone. @returns the bound. */
+  #keepRelaxed(candidate: Candidate, cutoff: number): number {
     const { costs } = candidate;
     const least = timeBound(costs, this.#passesOf(candidate), this.#traits) + leastUpdateSeconds(costs);
     if (least < cutoff) {
       this.#bounded.push({ candidate, choices: this.#choices(candidate), least, reliefs: true });
     }
+    return least;
   }
 
   #choices({ configuration, costs }: Candidate): ScheduleChoice[] {

@@ -10,6 +10,7 @@ import {
   type Runtime,
   type Zero,
 } from "../contracts/index.js";
+import type { StateSharding } from "../cost/memory.js";
 import { distinctLayers } from "../models/workload.js";
 import { divisors } from "./candidates.js";
 import { type Configuration, singleDevice } from "./configuration.js";
@@ -211,6 +212,20 @@ export class Space {
       }
     }
     return result;
+  }
+
+  /** How the state of a shape is divided at best. */
+  lightestSharding({ tensor, context, data, expert, expertTensor }: Configuration): StateSharding {
+    const { pins } = this.#job;
+    const zero = pins.zero ?? (Math.max(...this.#runtime.zero) as Zero);
+    const away = pins.offload ?? this.#runtime.offload.at(-1)!;
+    const copies = data * context;
+    return {
+      zero,
+      shards: copies,
+      expertShards: Math.max(1, (tensor * copies) / (expert * expertTensor)),
+      offloadOptimizer: away === "optimizer" || away === "both",
+    };
   }
 
   /** The configuration under a root that needs the least memory. */
