@@ -1,5 +1,6 @@
 import { deviceCount, referenceDevice, withDevices } from "../cluster/index.js";
-import { type Cluster, defaultMemoryFraction, MpoptError, type Plan } from "../contracts/index.js";
+import { type Cluster, checkValue, jobSchema, MpoptError, type Plan } from "../contracts/index.js";
+import { sharedCosts } from "../search/joint.js";
 import { fullestBytes } from "./baselines.js";
 import { createPlan, type PlanOptions } from "./index.js";
 import { moneyOf } from "./money.js";
@@ -56,12 +57,15 @@ export async function planFrontier(options: FrontierOptions): Promise<FrontierPo
 
 /** Plans of one cluster under ever lower memory limits. */
 async function limitSweep(options: PlanOptions, first: Plan | undefined): Promise<FrontierPoint[]> {
-  const { cluster, job } = options;
+  const { model, cluster, signal } = options;
+  const job = checkValue(jobSchema, { schema: "mpopt.job/1", ...options.job }, "job");
+  // Layers are priced once for all limits.
+  const costs = sharedCosts(model, cluster, job, signal);
   const capacity = referenceDevice(cluster).memoryBytes.value;
   const points: FrontierPoint[] = [];
-  let memoryFraction = job.limits?.memoryFraction ?? defaultMemoryFraction;
+  let { memoryFraction } = job.limits;
   for (;;) {
-    const limits = { searchSeconds: 60, ...job.limits, memoryFraction };
+    const limits = { ...job.limits, memoryFraction };
     options.onProgress?.({
       message: `${deviceCount(cluster)} devices, at most ${(memoryFraction * 100).toFixed(0)} % of their memory`,
     });
@@ -70,7 +74,7 @@ async function limitSweep(options: PlanOptions, first: Plan | undefined): Promis
       plan =
         points.length === 0 && first
           ? first
-          : await createPlan({ ...options, job: { ...job, limits }, onProgress: undefined });
+          : await createPlan({ ...options, costs, job: { ...job, limits }, onProgress: undefined });
     } catch (error) {
       if (points.length > 0 && error instanceof MpoptError && error.code === "E_INFEASIBLE") return points;
       throw error;

@@ -7,11 +7,10 @@ import {
   type Model,
   MpoptError,
   type Plan,
-  type RunOptions,
 } from "../contracts/index.js";
 import { checkWorkload } from "../models/workload.js";
 import { describeConfiguration } from "../search/candidates.js";
-import { searchPlan } from "../search/joint.js";
+import { type SearchOptions, searchPlan } from "../search/joint.js";
 import { type AnnotateOptions, annotatePlan } from "./annotate.js";
 import {
   assembleEstimate,
@@ -26,7 +25,7 @@ import { checkPlan } from "./check.js";
 export { checkPlan, type Violation } from "./check.js";
 export { estimatePlan } from "./estimate.js";
 
-export interface PlanOptions extends RunOptions, Omit<AnnotateOptions, "signal"> {
+export interface PlanOptions extends SearchOptions, Omit<AnnotateOptions, "signal"> {
   model: Model;
   cluster: Cluster;
   /** A job; what is left out takes the defaults of `mpopt.job/1`. */

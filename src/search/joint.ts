@@ -72,6 +72,23 @@ export function costModels(cluster: Cluster, job: Job): CostModels {
   };
 }
 
+/** What searches share whose jobs differ in limits alone: priced layers do not depend on them. */
+export interface SharedCosts {
+  models: CostModels;
+  chains: LayerChains;
+}
+
+/** Costs for one search, or for several under different limits. @throws MpoptError as `costModels`. */
+export function sharedCosts(model: Model, cluster: Cluster, job: Job, signal?: AbortSignal): SharedCosts {
+  const models = costModels(cluster, job);
+  return { models, chains: new LayerChains(model, models, signal) };
+}
+
+export interface SearchOptions extends RunOptions {
+  /** Of searches for the same model, cluster and job, limits apart. */
+  costs?: SharedCosts;
+}
+
 /**
  * Searches data, tensor and pipeline degrees, micro-batch, recomputation, ZeRO, sequence parallelism and pipeline
  * schedule, with stages and shardings for each. Where 1F1B alone is open, stages are exact and the answer is proven by
@@ -85,12 +102,13 @@ export async function searchPlan(
   model: Model,
   cluster: Cluster,
   job: Job,
-  options: RunOptions = {},
+  options: SearchOptions = {},
 ): Promise<SearchResult> {
   const started = performance.now();
   const elapsed = () => (performance.now() - started) / 1000;
   const names = openSchedules(job);
-  const models = costModels(cluster, job);
+  const { chains, models: shared } = options.costs ?? sharedCosts(model, cluster, job, options.signal);
+  const models = { ...shared, job, memory: new MemoryModel(cluster, referenceDevice(cluster), job) };
   const blockLayers = model.layers.filter((layer) => layer.kind === "block").length;
   const space = new Space(model, cluster, job);
   const shapes = space.degrees().flatMap((each) => space.shapes(each));
@@ -98,7 +116,6 @@ export async function searchPlan(
   if (!shapes.some((each) => scheduleChoices(job, names, each, blockLayers).length > 0)) {
     throw noSchedule(job, names);
   }
-  const chains = new LayerChains(model, models, options.signal);
   const pool = new CandidatePool(model, space, models, chains);
   await pool.prepare(shapes, options);
   if (pool.shapes.length === 0) throw chains.refusal ?? nothingDivides(job);
