@@ -80,7 +80,8 @@ export class LayerChains {
   async chains(configuration: Configuration): Promise<LayerChain[]> {
     const { runtime } = this.#models.job;
     const chains: LayerChain[] = [];
-    for (const rules of runtime === "any" ? (["any", "portable"] as const) : [runtime]) {
+    const free = runtime === "any" && configuration.tensor > 1;
+    for (const rules of free ? (["any", "portable"] as const) : [runtime]) {
       const chain = await this.chain(configuration, rules);
       if (chain) chains.push(chain);
     }

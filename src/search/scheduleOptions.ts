@@ -24,10 +24,10 @@ export interface Option {
   estimate: number;
 }
 
-/** A candidate with what it takes at least; some stand for configurations beside their own. */
+/** A configuration with what it takes at least; some stand for configurations beside their own. */
 interface Bounded {
-  candidate: Candidate;
-  choices: readonly ScheduleChoice[];
+  configuration: Configuration;
+  chain: Shape["chain"];
   least: number;
   /** Whether it stands for its reliefs as well, which need less memory and as much time. */
   reliefs: boolean;
@@ -60,7 +60,10 @@ export class ScheduleOptions {
   readonly #job: Job;
   readonly #names: readonly string[];
   readonly #traits: ScheduleTraits;
+  /** Where any order of actions is open, the least of these is all that counts. */
   readonly #bounded: Bounded[] = [];
+  #least = Number.POSITIVE_INFINITY;
+  readonly #anyOrder: boolean;
   readonly #passes = new WeakMap<Candidate, ChainPasses>();
   #fresh: Option[] = [];
 
@@ -68,6 +71,7 @@ export class ScheduleOptions {
     this.#pool = pool;
     this.#job = pool.models.job;
     this.#names = names;
+    this.#anyOrder = names.includes(searchedSchedule);
     this.#traits = {
       split: names.some((name) => !wholeBackwards.has(name)),
       bidirectional: names.some((name) => isBidirectional(name, 2)),
@@ -101,16 +105,21 @@ export class ScheduleOptions {
 
   /**
    * What everything that was explored takes at least, as far as that is below `known`.
-   * @param named whether only named schedules count, so that their own bounds hold.
+   * @param quick leaves out the bounds of single schedules, which take time.
    */
-  bound(known: number, named: boolean, runs: ScheduleRuns): number {
-    let bound = known;
+  bound(known: number, quick: boolean, runs: ScheduleRuns): number {
+    let bound = Math.min(known, this.#least);
     for (const each of this.#bounded) {
       if (each.least >= bound) continue;
-      const proven = named ? Math.max(each.least, this.#namedBound(each, runs)) : each.least;
-      bound = Math.min(bound, proven);
+      bound = Math.min(bound, quick ? each.least : Math.max(each.least, this.#namedBound(each, runs)));
     }
     return bound;
+  }
+
+  #keep({ configuration, chain }: Candidate, least: number, reliefs: boolean): void {
+    // Any order of actions may be faster than every named one.
+    if (this.#anyOrder) this.#least = Math.min(this.#least, least);
+    else this.#bounded.push({ configuration, chain, least, reliefs });
   }
 
   /**
@@ -175,7 +184,7 @@ export class ScheduleOptions {
     const tight = configuration.pipeline === 1 ? least === Number.POSITIVE_INFINITY : least > timed;
     const left = choices.filter((choice) => !this.#open(candidate, choice, least, cutoff));
     const reliefs = !tight && left.length === 0;
-    if (least < cutoff) this.#bounded.push({ candidate, choices: this.#choices(candidate), least, reliefs });
+    if (least < cutoff) this.#keep(candidate, least, reliefs);
     return { left, tight };
   }
 
@@ -228,18 +237,15 @@ export class ScheduleOptions {
   /** Bounds a configuration with some number of layers recomputed whole, for all such numbers. */
   #considerFamily(configuration: Configuration, chain: Shape["chain"], cutoff: number): void {
     const candidate = this.#pool.price({ configuration, chain });
-    const choices = this.#choices(candidate);
     const least = scheduleBound(candidate.costs, this.#passesOf(candidate), this.#traits);
-    if (least < cutoff) this.#bounded.push({ candidate, choices, least, reliefs: false });
+    if (least < cutoff) this.#keep(candidate, least, false);
   }
 
   /** Bounds what recomputes parts of a candidate by time alone. @returns the bound. */
   #keepRelaxed(candidate: Candidate, cutoff: number): number {
     const { costs } = candidate;
     const least = timeBound(costs, this.#passesOf(candidate), this.#traits) + leastUpdateSeconds(costs);
-    if (least < cutoff) {
-      this.#bounded.push({ candidate, choices: this.#choices(candidate), least, reliefs: true });
-    }
+    if (least < cutoff) this.#keep(candidate, least, true);
     return least;
   }
 
@@ -248,11 +254,11 @@ export class ScheduleOptions {
   }
 
   /** No cut of a configuration, and of its reliefs where they count, is faster under these schedules. */
-  #namedBound({ candidate, choices, reliefs }: Bounded, runs: ScheduleRuns): number {
-    const { configuration } = candidate;
+  #namedBound({ configuration, chain, reliefs }: Bounded, runs: ScheduleRuns): number {
     if (configuration.pipeline === 1) return 0;
+    const candidate = this.#pool.price({ configuration, chain });
     let bound = Number.POSITIVE_INFINITY;
-    for (const choice of choices) {
+    for (const choice of this.#choices(candidate)) {
       const run = runs.short(choice, configuration);
       if (!run) continue;
       const costs = costsUnder(candidate, run, this.#pool.models);

@@ -121,9 +121,8 @@ export async function searchSchedules(
   }
   const visited = [...known, ...inOrder].sort((a, b) => a.seconds - b.seconds);
   if (!best) return undefined;
-  // Any order of actions may be faster than every named one.
-  const named = !names.includes(searchedSchedule) && elapsed() <= job.limits.searchSeconds;
-  return { best, bound: opened.bound(Math.min(best.seconds, unseen), named, runs), visited };
+  const quick = elapsed() > job.limits.searchSeconds;
+  return { best, bound: opened.bound(Math.min(best.seconds, unseen), quick, runs), visited };
 }
 
 /** The best 1F1B plan of the first candidates, with exact stages, timed by the simulator. */
