@@ -40,7 +40,12 @@ export interface CostContext {
   linearDtype?: Dtype;
   /** How experts are divided beside `split`; on their own device where absent. */
   experts?: ExpertDivision;
+  /** Prices that were worked out before for the same workload and degree; they are shared by whoever holds it. */
+  known?: KnownSeconds;
 }
+
+/** Seconds of operators by what they depend on beside workload and degree: the split, and where experts are. */
+export type KnownSeconds = Map<Operator, Map<string, OperatorSeconds>>;
 
 /** How the experts of a layer are divided over devices. */
 export interface ExpertDivision {
@@ -83,6 +88,23 @@ function kindOf(operator: Operator): Work["kind"] {
  * nothing. Curves of whole framework calls price it where the device has them, else those of kernels.
  */
 export function operatorSeconds(
+  operator: Operator,
+  split: string | null,
+  degree: number,
+  context: CostContext,
+): OperatorSeconds {
+  const { known } = context;
+  if (!known) return price(operator, split, degree, context);
+  const experts = operator.kind === "grouped_linear" ? (context.experts?.parallel ?? 1) : 1;
+  const key = `${split}/${experts}`;
+  const ofOperator = known.get(operator) ?? new Map<string, OperatorSeconds>();
+  known.set(operator, ofOperator);
+  const seconds = ofOperator.get(key) ?? price(operator, split, degree, context);
+  ofOperator.set(key, seconds);
+  return seconds;
+}
+
+function price(
   operator: Operator,
   split: string | null,
   degree: number,

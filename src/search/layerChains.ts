@@ -1,4 +1,5 @@
 import { type Layer, type Model, MpoptError, type Operator, type Runtime } from "../contracts/index.js";
+import type { KnownSeconds } from "../cost/operator.js";
 import { type OverlapKind, overlapOf } from "../cost/overlap.js";
 import { tensorsById } from "../models/workload.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
@@ -17,6 +18,7 @@ export function layerInput(
   configuration: Configuration,
   runtime: Runtime,
   microBatches: number,
+  known?: KnownSeconds,
 ): (operators: readonly Operator[]) => LayerProblemInput {
   const { job, compute, communication, cluster } = models;
   const { microBatch, context, contextExchange, expert, expertTensor, sequenceParallel } = configuration;
@@ -34,6 +36,7 @@ export function layerInput(
       compute,
       dtype: job.dtypes.parameters,
       ...(job.dtypes.linear && { linearDtype: job.dtypes.linear }),
+      ...(known && { known }),
       experts: { parallel: expert, imbalance: expert > 1 ? (cluster.expertImbalance?.value ?? 1) : 1 },
     },
     communication,
@@ -62,6 +65,9 @@ export class LayerChains {
   readonly #chains = new Map<string, LayerChain | undefined>();
   readonly #signal: AbortSignal | undefined;
   readonly #known: KnownShardings;
+  readonly #operators = new Map<string, readonly Operator[]>();
+  /** Prices of operators by degree and workload: rules and placements between operators share them. */
+  readonly #seconds = new Map<string, KnownSeconds>();
   /** The first price of each layer under each shape: others differ in experts and exchange alone. */
   readonly #firsts = new Map<string, { cost: LayerCost; input: LayerProblemInput }>();
 
@@ -112,14 +118,18 @@ export class LayerChains {
     shape: string,
   ): Promise<LayerChain | undefined> {
     const { job } = this.#models;
-    const inputOf = layerInput(this.#model, this.#models, configuration, runtime, microBatches);
+    const { tensor, microBatch, context } = configuration;
+    const work = `${tensor}/${microBatch}/${context}`;
+    const seconds: KnownSeconds = this.#seconds.get(work) ?? new Map();
+    this.#seconds.set(work, seconds);
+    const inputOf = layerInput(this.#model, this.#models, configuration, runtime, microBatches, seconds);
     // Chains of one search share a job; what is known from others need not.
     const knownKey = `${shape}/${job.sequence}/${JSON.stringify(job.dtypes)}`;
     const solved = new Map<string, LayerCost>();
     const cost = async (layer: Layer): Promise<LayerCost> => {
       const known = solved.get(layer.block);
       if (known) return known;
-      const operators = this.#model.operators.slice(layer.operators.start, layer.operators.end);
+      const operators = this.#operators.get(layer.block) ?? this.#operatorsOf(layer);
       const input = inputOf(operators);
       const found = await this.#price(layer.block, shape, knownKey, input);
       solved.set(layer.block, found);
@@ -137,6 +147,13 @@ export class LayerChains {
       return undefined;
     }
     return chain;
+  }
+
+  /** One list for each block, so that what is known of its operators is found again. */
+  #operatorsOf(layer: Layer): readonly Operator[] {
+    const operators = this.#model.operators.slice(layer.operators.start, layer.operators.end);
+    this.#operators.set(layer.block, operators);
+    return operators;
   }
 
   /** A layer from one of the same shape, from shardings that are known, or solved. */
