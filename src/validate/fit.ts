@@ -25,10 +25,10 @@ const memorySpread = 0.02;
 /** Up to so many runs of a group each counts in full; beyond, a group counts as the square root of its number. */
 const fullRuns = 16;
 /** Runs of a kind that a family looks at, and that a kind looks at: more of one source say little that is new. */
-const familyRuns = 64;
-const kindRuns = 192;
+const familyRuns = 48;
+const kindRuns = 128;
 /** Prior of a kind around its family, over the prior of the family around the preset. */
-const kindShare = 0.6;
+const kindShare = 1;
 /** A parameter whose spread the runs left above this share of the prior's was not measured: it stays as it was. */
 const informedShare = 0.95;
 
@@ -182,7 +182,7 @@ async function fitTogether(
     lower: free.map((each) => bound(kinds, each, "lower")),
     upper: free.map((each) => bound(kinds, each, "upper")),
     step: 0.02,
-    maximumIterations: 12,
+    maximumIterations: 18,
   });
   return {
     shifts: new Map(free.map((each, j) => [each, solution.x[j]!])),

@@ -30,8 +30,11 @@ export interface RobustSolution {
 }
 
 /** A smaller relative gain ends the search. */
-const leastGain = 1e-4;
+const leastGain = 1e-3;
+/** Accepted steps between derivatives of all parameters; secants stand in for them (Broyden 1965). */
+const secantSteps = 2;
 const firstDamping = 1e-3;
+const leastDamping = 1e-9;
 const dampingStep = 8;
 const maximumDamping = 1e6;
 
@@ -59,27 +62,39 @@ export async function solveRobust(problem: RobustProblem): Promise<RobustSolutio
   let cost = costOf(problem, x, residuals);
   let damping = firstDamping;
   let iterations = 0;
-  let normal = await normalEquations(problem, x, residuals);
+  let columns = await derivatives(problem, x, residuals);
+  let secants = 0;
   while (size > 0 && iterations < maximumIterations) {
     iterations++;
+    const normal = normalEquations(problem, x, residuals, columns);
+    const free = freeDirections(problem, x, normal.gradient);
     let gain = 0;
     while (damping <= maximumDamping) {
-      const free = freeDirections(problem, x, normal.gradient);
       const step = solveDamped(normal, free, damping);
       const next = x.map((value, j) => inside(value + step[j]!, j));
       const nextResiduals = await problem.residuals(next);
       const nextCost = costOf(problem, next, nextResiduals);
       if (nextCost < cost) {
         gain = (cost - nextCost) / cost;
+        if (secants < secantSteps) columns = secant(columns, x, next, residuals, nextResiduals);
         [x, residuals, cost] = [next, nextResiduals, nextCost];
-        damping = Math.max(1e-9, damping / dampingStep);
+        damping = Math.max(leastDamping, damping / dampingStep);
         break;
       }
       damping *= dampingStep;
+      // Derivatives that are out of date are as likely to blame as the length of the step.
+      if (secants > 0) break;
     }
-    if (gain < leastGain) break;
-    normal = await normalEquations(problem, x, residuals);
+    if (gain < leastGain && secants === 0) break;
+    if (gain >= leastGain && secants < secantSteps) {
+      secants++;
+      continue;
+    }
+    columns = await derivatives(problem, x, residuals);
+    damping = Math.min(damping, firstDamping);
+    secants = 0;
   }
+  const normal = normalEquations(problem, x, residuals, columns);
   return { x, sigma: spreads(normal, sigma), cost, residuals, iterations };
 }
 
@@ -90,18 +105,44 @@ interface NormalEquations {
   gradient: number[];
 }
 
-async function normalEquations(
+/** Of all residuals by each parameter, one column a parameter, by forward differences inside the box. */
+async function derivatives(
   problem: RobustProblem,
   x: readonly number[],
   residuals: readonly number[],
-): Promise<NormalEquations> {
-  const { mean, sigma, upper, spread, weights } = problem;
+): Promise<number[][]> {
   const columns: number[][] = [];
   for (const [j, value] of x.entries()) {
-    const step = value + problem.step <= upper[j]! ? problem.step : -problem.step;
+    const step = value + problem.step <= problem.upper[j]! ? problem.step : -problem.step;
     const moved = await problem.residuals(x.with(j, value + step));
     columns.push(moved.map((each, i) => (each - residuals[i]!) / step));
   }
+  return columns;
+}
+
+/** Broyden's update: the least change that explains the last step. */
+function secant(
+  columns: readonly number[][],
+  from: readonly number[],
+  to: readonly number[],
+  before: readonly number[],
+  after: readonly number[],
+): number[][] {
+  const step = to.map((value, j) => value - from[j]!);
+  const length = step.reduce((sum, each) => sum + each * each, 0);
+  if (length === 0) return columns.map((column) => [...column]);
+  const missed = after.map(
+    (value, i) => value - before[i]! - step.reduce((sum, each, j) => sum + each * columns[j]![i]!, 0),
+  );
+  return columns.map((column, j) => column.map((each, i) => each + (missed[i]! * step[j]!) / length));
+}
+
+function normalEquations(
+  { mean, sigma, spread, weights }: RobustProblem,
+  x: readonly number[],
+  residuals: readonly number[],
+  columns: readonly number[][],
+): NormalEquations {
   const matrix = columns.map(() => columns.map(() => 0));
   const gradient = columns.map(() => 0);
   for (const [i, residual] of residuals.entries()) {
