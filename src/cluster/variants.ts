@@ -107,10 +107,15 @@ export function withLinkSpeed(cluster: Cluster, factor: number, level?: string):
     };
   });
   return {
-    ...cluster,
+    ...uncalibrated(cluster),
     name: `${cluster.name} with ${name} links x${factor}`,
     topology: { levels: changed },
   };
+}
+
+/** No run was made on hardware that does not exist. */
+function uncalibrated({ calibration: _runs, ...cluster }: Cluster): Cluster {
+  return cluster;
 }
 
 function fasterLink(link: Link, factor: number): Link {
@@ -163,7 +168,7 @@ export function withDeviceSpeed(
   what: readonly ("gemm" | "attention" | "memory")[],
 ): Cluster {
   return {
-    ...cluster,
+    ...uncalibrated(cluster),
     name: `${cluster.name} with ${what.join(" and ")} x${factor}`,
     devices: cluster.devices.map((device) => {
       const efficiency = { ...device.efficiency };

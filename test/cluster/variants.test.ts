@@ -3,6 +3,7 @@ import {
   clusterPreset,
   deviceCount,
   evenLevels,
+  withDeviceSpeed,
   withDevices,
   withLinkSpeed,
   withPart,
@@ -98,6 +99,14 @@ describe("withLinkSpeed", () => {
     const { collectives } = fast.topology.levels[1]!;
     expect(collectives![0]!.points.map((point) => point.seconds)).toEqual([1e-5, 1e-5 + 0.01]);
     expect(collectives![0]!.provenance).toBe("assumed");
+  });
+
+  it("drops the calibration, which other device counts keep", () => {
+    const calibration = { rows: 20, bias: 0, p50: 0.02, p90: 0.05, source: "runs.csv" };
+    const calibrated = { ...measured("h100-sxm:8x4"), calibration };
+    expect(withLinkSpeed(calibrated, 2).calibration).toBeUndefined();
+    expect(withDeviceSpeed(calibrated, 2, ["gemm"]).calibration).toBeUndefined();
+    expect(withDevices(calibrated, 64).calibration).toEqual(calibration);
   });
 
   it("refuses a level that is not there", () => {
