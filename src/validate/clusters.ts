@@ -44,11 +44,20 @@ export function sizedCluster(template: Cluster, devicesPerNode: number, nodes: n
   }
   if (left > 1) return undefined;
   const device = template.devices[0]!;
-  return {
+  const cluster = {
     ...template,
     devices: [{ ...device, count: devicesPerNode * nodes }],
     topology: { levels },
   };
+  templates.set(cluster, template);
+  return cluster;
+}
+
+const templates = new WeakMap<Cluster, Cluster>();
+
+/** The template that a cluster was sized from: clusters of one template have the same nodes. */
+export function templateOfSized(cluster: Cluster): Cluster {
+  return templates.get(cluster) ?? cluster;
 }
 
 function sized(level: Level, groupSize: number): Level {

@@ -7,6 +7,7 @@ import { LayerChains } from "../search/layerChains.js";
 import type { PreparedSchedule } from "../search/preparedSchedule.js";
 import { makeSchedule } from "../search/scheduleChoices.js";
 import { StageCosts } from "../search/stageCosts.js";
+import { templateOfSized } from "./clusters.js";
 import type { Software } from "./kinds.js";
 import type { ClusterOf, Prediction, RunInputs, Unpredicted } from "./types.js";
 
@@ -29,16 +30,46 @@ export interface Predictions {
   unpredicted: Unpredicted[];
 }
 
-/** What the runs on one cluster share: the models of its cost, and the layers that they priced. */
+/** Layers that were priced in one pass over runs. */
+class PricedLayers {
+  readonly #shardings: KnownShardings;
+  readonly #chains = new Map<Cluster, Map<Model, Map<string, LayerChains>>>();
+
+  constructor(shardings: KnownShardings) {
+    this.#shardings = shardings;
+  }
+
+  /** @param key what the layers depend on beside cluster, model and configuration. */
+  of(run: RunInputs, models: CostModels, key: string): LayerChains {
+    const { tensor, context, expert } = run.configuration;
+    // What stays inside a node costs the same in a cluster of any size.
+    const inside = context === 1 && expert === 1 && run.devicesPerNode % tensor === 0;
+    const { cluster } = models;
+    const ofCluster = entry(this.#chains, inside ? templateOfSized(cluster) : cluster, () => new Map());
+    const ofModel = entry(ofCluster, run.model, () => new Map());
+    return entry(ofModel, key, () => new LayerChains(run.model, models, undefined, this.#shardings));
+  }
+}
+
+function entry<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const known = map.get(key);
+  if (known !== undefined) return known;
+  const made = make();
+  map.set(key, made);
+  return made;
+}
+
+/** What the runs on one cluster share: the models of its cost. */
 class PricedCluster {
   readonly #cluster: Cluster;
   readonly #cache: PredictionCache;
+  readonly #layers: PricedLayers;
   readonly #models = new Map<string, CostModels>();
-  readonly #chains = new Map<Model, Map<string, LayerChains>>();
 
-  constructor(cluster: Cluster, cache: PredictionCache) {
+  constructor(cluster: Cluster, cache: PredictionCache, layers: PricedLayers) {
     this.#cluster = cluster;
     this.#cache = cache;
+    this.#layers = layers;
   }
 
   /** The run's prediction, or why there is none, as a clause. */
@@ -57,19 +88,9 @@ class PricedCluster {
   async #estimate(run: RunInputs): Promise<Estimate | string> {
     const { model, job, configuration, boundaries } = run;
     // Layers depend on sequence and types alone; the batch is the configuration's.
-    const key = `${job.sequence}/${job.runtime}/${JSON.stringify(job.dtypes)}`;
-    let shared = this.#models.get(key);
-    if (!shared) {
-      shared = costModels(this.#cluster, { ...job, globalBatch: 1 });
-      this.#models.set(key, shared);
-    }
-    const ofModel = this.#chains.get(model) ?? new Map<string, LayerChains>();
-    this.#chains.set(model, ofModel);
-    let chains = ofModel.get(key);
-    if (!chains) {
-      chains = new LayerChains(model, shared, undefined, this.#cache.shardings);
-      ofModel.set(key, chains);
-    }
+    const key = `${job.sequence}/${job.runtime}/${Object.values(job.dtypes).join()}`;
+    const shared = entry(this.#models, key, () => costModels(this.#cluster, { ...job, globalBatch: 1 }));
+    const chains = this.#layers.of(run, shared, key);
     const chain = await chains.chain(configuration);
     if (!chain) return `its layers cannot be divided so: ${chains.refusal?.message}`;
     const models = { ...shared, job };
@@ -99,6 +120,7 @@ export async function predictAll(
   options: RunOptions = {},
 ): Promise<Predictions> {
   const priced = new Map<Cluster, PricedCluster>();
+  const layers = new PricedLayers(cache.shardings);
   const result: Predictions = { predictions: [], unpredicted: [] };
   for (const [i, run] of runs.entries()) {
     options.signal?.throwIfAborted();
@@ -107,8 +129,7 @@ export async function predictAll(
       result.unpredicted.push({ id: run.id, reason: cluster });
       continue;
     }
-    const on = priced.get(cluster) ?? new PricedCluster(cluster, cache);
-    priced.set(cluster, on);
+    const on = entry(priced, cluster, () => new PricedCluster(cluster, cache, layers));
     const prediction = await on.predict(run);
     if (typeof prediction === "string") result.unpredicted.push({ id: run.id, reason: prediction });
     else result.predictions.push(prediction);

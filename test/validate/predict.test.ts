@@ -60,6 +60,13 @@ describe("predictions of runs", () => {
     );
   });
 
+  it("are those of each run on a cluster of its own", async () => {
+    const { predictions } = await predictAll(runs, clustersOfKinds());
+    const own = await predictAll(runs, (one) => structuredClone(clustersOfKinds()(one)));
+    expect(predictions.length).toBeGreaterThan(25);
+    expect(own.predictions).toEqual(predictions);
+  });
+
   it("follow the cluster: twice the compute rate is faster, twice the memory fits more", async () => {
     const faster = clustersOfKinds((one) => {
       const template = presetTemplate(one);
