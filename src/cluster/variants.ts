@@ -180,3 +180,23 @@ export function withDeviceSpeed(
     }),
   };
 }
+
+/** The cluster with links between devices and host memory, or the framework's calls, so many times as fast. */
+export function withHostSpeed(cluster: Cluster, factor: number, what: "links" | "calls"): Cluster {
+  return {
+    ...uncalibrated(cluster),
+    name: `${cluster.name} with host ${what} x${factor}`,
+    devices: cluster.devices.map((device) => {
+      const { hostBytesPerSecond, callSeconds } = device;
+      if (what === "links") {
+        return hostBytesPerSecond
+          ? { ...device, hostBytesPerSecond: scaled(hostBytesPerSecond, factor) }
+          : device;
+      }
+      if (!callSeconds) return device;
+      const forward = scaled(callSeconds.forward, 1 / factor);
+      const backward = scaled(callSeconds.backward, 1 / factor);
+      return { ...device, callSeconds: { ...callSeconds, forward, backward } };
+    }),
+  };
+}

@@ -1,4 +1,4 @@
-import { withDeviceSpeed, withLinkSpeed } from "../cluster/index.js";
+import { withDeviceSpeed, withHostSpeed, withLinkSpeed } from "../cluster/index.js";
 import {
   type Cluster,
   type Estimate,
@@ -122,32 +122,15 @@ function overlapChanges(cluster: Cluster): Change[] {
 }
 
 /** A faster host, where the plan waits for it. */
-function hostChanges(plan: Plan, cluster: Cluster): Change[] {
-  const { terms } = plan.estimate;
-  const result: Change[] = [];
-  const times = (quantity: Quantity, factor: number): Quantity => ({
-    value: quantity.value * factor,
-    provenance: "assumed",
-    source: `${quantity.source}, ${factor} times as much`,
-  });
-  if (terms.offload > 0) {
-    const devices = cluster.devices.map((device) => ({
-      ...device,
-      ...(device.hostBytesPerSecond && { hostBytesPerSecond: times(device.hostBytesPerSecond, 2) }),
-    }));
-    result.push({ change: "links to host memory twice as fast", cluster: { ...cluster, devices } });
-  }
-  if (terms.host > 0) {
-    const devices = cluster.devices.map((device) => {
-      const { callSeconds } = device;
-      if (!callSeconds) return device;
-      const { forward, backward } = callSeconds;
-      const half = { forward: times(forward, 0.5), backward: times(backward, 0.5) };
-      return { ...device, callSeconds: { ...callSeconds, ...half } };
-    });
-    result.push({ change: "calls of the framework in half the time", cluster: { ...cluster, devices } });
-  }
-  return result;
+function hostChanges({ estimate, optimizer }: Plan, cluster: Cluster): Change[] {
+  return [
+    ...(optimizer.offload !== undefined
+      ? [{ change: "links to host memory twice as fast", cluster: withHostSpeed(cluster, 2, "links") }]
+      : []),
+    ...(estimate.terms.host > 0
+      ? [{ change: "calls of the framework in half the time", cluster: withHostSpeed(cluster, 2, "calls") }]
+      : []),
+  ];
 }
 
 /** Products of linear layers in fp8, where the devices have them and the plan does not. */

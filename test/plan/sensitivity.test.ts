@@ -75,6 +75,25 @@ describe("planSensitivity", () => {
     expect(node.stepSeconds).toBe(estimatePlan(plan, model, withLinkSpeed(cluster, 2, "node")).stepSeconds);
   });
 
+  it("asks a faster host where the plan waits for it", async () => {
+    const job = { globalBatch: 16, sequence: 4096, runtime: "any" as const };
+    const offloaded = await planned({
+      ...job,
+      pins: { offload: "optimizer", tensor: 8, pipeline: 1, data: 2 },
+    });
+    const links = find(planSensitivity(offloaded, model, cluster), /host memory twice/)!;
+    expect(["offload", "optimizer"]).toContain(links.relieves[0]);
+    const slow = { value: 2e-3, provenance: "assumed" as const, source: "test" };
+    const devices = cluster.devices.map((device) => ({
+      ...device,
+      callSeconds: { forward: slow, backward: slow },
+    }));
+    const plan = await planned({ pins: { tensor: 8, pipeline: 1, data: 2 } }, { ...cluster, devices });
+    expect(plan.estimate.terms.host).toBeGreaterThan(0);
+    const calls = find(planSensitivity(plan, model, { ...cluster, devices }), /calls of the framework/)!;
+    expect(calls.relieves[0]).toBe("host");
+  });
+
   it("asks nothing of links where there is one device", async () => {
     const [one, small] = [clusterPreset("h200-sxm:1x1"), loadModel("gpt2")];
     const job = { globalBatch: 4, sequence: 1024 };
