@@ -123,7 +123,7 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
     const wide = Math.max(...gains.map(({ change }) => [...change].length));
     for (const { change, stepSeconds, words } of gains) {
       lines.push(
-        `  ${truncate(change, width - 44).padEnd(Math.min(wide, width - 44))}${formatSeconds(stepSeconds).padStart(10)}` +
+        `  ${truncate(change, width - 45).padEnd(Math.min(wide, width - 45))}${formatSeconds(stepSeconds).padStart(11)}` +
           `  ${paint(words, "dim")}`,
       );
     }
@@ -135,7 +135,7 @@ export function renderPlan(plan: Plan, options: TerminalOptions = terminalOption
     for (const { title, stepSeconds, verdict, plan: words } of rules) {
       const step = stepSeconds === undefined ? "–" : formatSeconds(stepSeconds);
       for (const [i, line] of wrap(verdict, width - 42).entries()) {
-        const start = i === 0 ? `${title.padEnd(28)}${step.padStart(10)}` : "";
+        const start = i === 0 ? `${title.padEnd(27)}${step.padStart(11)}` : "";
         lines.push(`  ${start.padEnd(40)}${line}`);
       }
       for (const line of wrap(cleanText(words), width - 4)) lines.push(`    ${paint(line, "dim")}`.trimEnd());
