@@ -8,7 +8,13 @@ import {
 } from "../contracts/index.js";
 import { type CurvePoint, interpolateLog } from "./interpolate.js";
 
-export type Collective = "allReduce" | "reduceScatter" | "allGather" | "allToAll";
+const collectives = ["allReduce", "reduceScatter", "allGather", "allToAll"] as const;
+export type Collective = (typeof collectives)[number];
+
+/** One number for each group of a cluster with fewer than 2^24 devices: searches ask millions of times. */
+function groupKey({ size, stride }: Group): number {
+  return size * 2 ** 24 + stride;
+}
 
 /** Latency and bandwidth that a group sees. */
 interface Path {
@@ -50,8 +56,8 @@ const parallelMessages = 8;
  */
 export class CommunicationModel {
   readonly #levels: readonly EvenLevel[];
-  readonly #paths = new Map<string, Path>();
-  readonly #curves = new Map<string, LevelCurves | undefined>();
+  readonly #paths = new Map<number, Path>();
+  readonly #curves = new Map<number, LevelCurves | undefined>();
   readonly #used = new Set<Provenance>();
 
   /** @throws MpoptError E_INFEASIBLE where groups of one level differ in size or links. */
@@ -100,7 +106,7 @@ export class CommunicationModel {
 
   /** The curves of a collective where the group stays inside one level that has any, the closest number of ranks first. */
   #curvesOf(collective: Collective, group: Group): LevelCurves | undefined {
-    const key = `${collective}/${group.size}/${group.stride}`;
+    const key = groupKey(group) * collectives.length + collectives.indexOf(collective);
     if (!this.#curves.has(key)) {
       const crossed = crossings(this.#levels, group);
       const level = crossed.length === 1 ? crossed[0]!.level : undefined;
@@ -173,7 +179,7 @@ export class CommunicationModel {
    * its own link at every level alone, for the share of its bytes that leaves the unit there.
    */
   #path(group: Group): Path {
-    const key = `${group.size}/${group.stride}`;
+    const key = groupKey(group);
     const known = this.#paths.get(key);
     if (known) return known;
     let ringLatencySeconds = 0;

@@ -85,8 +85,9 @@ export function assembleOperators(model: Model, chain: LayerChain): OperatorPlac
   const numbered = { embedding: 0, block: 0, head: 0 };
   const costOf = new Map<string, LayerChain["blocks"][number]>();
   for (const layer of model.layers) {
-    const list = layer.kind === "block" ? chain.blocks : chain[layer.kind];
-    const cost = list[numbered[layer.kind]++]!;
+    const number = numbered[layer.kind]++;
+    const cost =
+      layer.kind === "block" ? chain.blocks[chain.pattern.kinds[number]!]! : chain[layer.kind][number]!;
     if (!costOf.has(layer.block)) costOf.set(layer.block, cost);
   }
   for (const { block, layer, operators } of distinctLayers(model)) {

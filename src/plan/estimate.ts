@@ -9,7 +9,7 @@ import {
 import { placementName } from "../cost/placement.js";
 import { distinctLayers } from "../models/workload.js";
 import { scheduleOfPlan } from "../schedule/index.js";
-import type { Configuration, LayerChain } from "../search/configuration.js";
+import { type Configuration, chainOf } from "../search/configuration.js";
 import { type LayerCost, priceChosen } from "../search/intra.js";
 import { allowedStrategies } from "../search/intraProblem.js";
 import { costModels } from "../search/joint.js";
@@ -84,10 +84,7 @@ export function estimatePlan(
     });
     costOf.set(block, priceChosen(input, splits));
   }
-  const chain: LayerChain = { embedding: [], blocks: [], head: [] };
-  for (const layer of model.layers) {
-    (layer.kind === "block" ? chain.blocks : chain[layer.kind]).push(costOf.get(layer.block)!);
-  }
+  const chain = chainOf(model, (layer) => costOf.get(layer.block)!);
   const boundaries = [...plan.stages.map((stage) => stage.layers.start), plan.model.blockLayers];
   const costs = new StageCosts(configuration, chain, models, schedule?.layout);
   return assembleEstimate(model, models, costs, boundaries, schedule);

@@ -1,6 +1,7 @@
+import type { Model } from "../contracts/index.js";
 import type { LayerField, PricedLayer } from "./pricedLayer.js";
 
-/** Which of a chain's blocks are equal; all configurations that price the chain share it. */
+/** Which of a model's blocks are equal; all chains of the model share it. */
 export interface BlockPattern {
   /** How many blocks there are. */
   length: number;
@@ -12,14 +13,15 @@ export interface BlockPattern {
   counts: Int32Array[];
 }
 
-const patterns = new WeakMap<readonly object[], BlockPattern>();
+const patterns = new WeakMap<Model, BlockPattern>();
 
-/** The pattern of a chain's blocks: those that are one object are equal. */
-export function patternOf(blocks: readonly object[]): BlockPattern {
-  const known = patterns.get(blocks);
+/** The pattern of a model's blocks. */
+export function patternOf(model: Model): BlockPattern {
+  const known = patterns.get(model);
   if (known) return known;
-  const numbers = new Map<object, number>();
-  const kinds = Int32Array.from(blocks, (block) => {
+  const blocks = model.layers.filter((layer) => layer.kind === "block");
+  const numbers = new Map<string, number>();
+  const kinds = Int32Array.from(blocks, ({ block }) => {
     const number = numbers.get(block) ?? numbers.size;
     numbers.set(block, number);
     return number;
@@ -29,7 +31,7 @@ export function patternOf(blocks: readonly object[]): BlockPattern {
     for (const [k, count] of counts.entries()) count[i + 1] = count[i]! + (k === kind ? 1 : 0);
   }
   const pattern = { length: blocks.length, kinds, kindCount: numbers.size, counts };
-  patterns.set(blocks, pattern);
+  patterns.set(model, pattern);
   return pattern;
 }
 

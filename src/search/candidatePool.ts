@@ -20,6 +20,8 @@ export interface Shape {
   chain: LayerChain;
   /** No plan of the shape takes less under any schedule with a flush that has one stage a rank. */
   bound: number;
+  /** Exposed seconds of a transfer between neighbouring ranks of the pipeline, one way. */
+  transferSeconds: number;
 }
 
 /** A configuration whose costs are not known yet, and what it takes at least. */
@@ -66,8 +68,9 @@ export class CandidatePool {
       for (const chain of await this.#chains.chains(configuration)) {
         const known = totals.get(chain) ?? totalsOf(chain, configuration, this.models);
         totals.set(chain, known);
-        const bound = shapeBound(known, configuration, this.models);
-        const shape = { configuration, chain, bound };
+        const transferSeconds = transferOf(known.outputBytes, configuration, this.models);
+        const bound = shapeBound(known, transferSeconds, configuration);
+        const shape = { configuration, chain, bound, transferSeconds };
         this.shapes.push(shape);
         this.#open.push(bound, { kind: "shape", shape });
       }
@@ -159,7 +162,7 @@ export class CandidatePool {
     for (const relief of this.space.reliefs(configuration)) {
       let { recomputeLayers } = relief;
       if (!fits && recomputeLayers > configuration.recomputeLayers) {
-        const most = chain.blocks.length - 1;
+        const most = chain.pattern.length - 1;
         const fewest = this.fewestLayers({ configuration: relief, chain }, recomputeLayers, most);
         if (fewest === undefined) continue;
         recomputeLayers = fewest;
@@ -205,17 +208,23 @@ function totalsOf(
   return totals;
 }
 
-/** The part of `leastSeconds` that a shape fixes. */
-function shapeBound(
-  { seconds, largest, outputBytes }: ReturnType<typeof totalsOf>,
+function transferOf(
+  bytes: number,
   configuration: Configuration,
   { communication, cluster }: CostModels,
 ): number {
-  const { pipeline, microBatches } = configuration;
+  if (configuration.pipeline === 1) return 0;
   const { tensor, data } = groupsOf(configuration);
   const exposed = 1 - cluster.overlap.pipelineTransfer.value;
-  const transfer =
-    pipeline > 1 ? exposed * communication.transferSeconds(outputBytes, tensor.size * data.size) : 0;
-  const sum = seconds + 2 * (pipeline - 1) * transfer;
+  return exposed * communication.transferSeconds(bytes, tensor.size * data.size);
+}
+
+/** The part of `leastSeconds` that a shape fixes. */
+function shapeBound(
+  { seconds, largest }: ReturnType<typeof totalsOf>,
+  transferSeconds: number,
+  { pipeline, microBatches }: Configuration,
+): number {
+  const sum = seconds + 2 * (pipeline - 1) * transferSeconds;
   return (sum + (microBatches - 1) * Math.max(sum / pipeline, largest)) * (1 - 1e-12);
 }

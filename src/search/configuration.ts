@@ -1,7 +1,17 @@
-import type { Cluster, ContextExchange, Job, Offload, Recompute, Zero } from "../contracts/index.js";
+import type {
+  Cluster,
+  ContextExchange,
+  Job,
+  Layer,
+  Model,
+  Offload,
+  Recompute,
+  Zero,
+} from "../contracts/index.js";
 import type { CommunicationModel } from "../cost/communication.js";
 import type { ComputeModel } from "../cost/compute.js";
 import type { MemoryModel } from "../cost/memory.js";
+import { type BlockPattern, patternOf } from "./blockSums.js";
 import type { LayerCost } from "./intra.js";
 
 /**
@@ -54,8 +64,25 @@ export const singleDevice: Configuration = {
 /** Cost of the layers of a model under one configuration: the chain that stages are cut from. */
 export interface LayerChain {
   embedding: LayerCost[];
+  /** Which blocks are equal, and the block of each kind. */
+  pattern: BlockPattern;
   blocks: LayerCost[];
   head: LayerCost[];
+}
+
+/** The chain of a model from the cost of each of its layers. */
+export function chainOf(model: Model, costOf: (layer: Layer) => LayerCost): LayerChain {
+  const pattern = patternOf(model);
+  const of = (kind: Layer["kind"]) => model.layers.filter((layer) => layer.kind === kind);
+  const blocks = of("block");
+  return {
+    embedding: of("embedding").map(costOf),
+    pattern,
+    blocks: Array.from({ length: pattern.kindCount }, (_, kind) =>
+      costOf(blocks[pattern.kinds.indexOf(kind)]!),
+    ),
+    head: of("head").map(costOf),
+  };
 }
 
 /** The models that price a stage. */

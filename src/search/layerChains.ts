@@ -2,7 +2,7 @@ import { type Layer, type Model, MpoptError, type Operator, type Runtime } from 
 import type { KnownSeconds } from "../cost/operator.js";
 import { type OverlapKind, overlapOf } from "../cost/overlap.js";
 import { tensorsById } from "../models/workload.js";
-import type { Configuration, CostModels, LayerChain } from "./configuration.js";
+import { type Configuration, type CostModels, chainOf, type LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
 import { type LayerCost, priceChosen, priceElsewhere, solveLayer } from "./intra.js";
 import type { LayerProblemInput } from "./intraProblem.js";
@@ -126,27 +126,19 @@ export class LayerChains {
     // Chains of one search share a job; what is known from others need not.
     const knownKey = `${shape}/${job.sequence}/${JSON.stringify(job.dtypes)}`;
     const solved = new Map<string, LayerCost>();
-    const cost = async (layer: Layer): Promise<LayerCost> => {
-      const known = solved.get(layer.block);
-      if (known) return known;
-      const operators = this.#operators.get(layer.block) ?? this.#operatorsOf(layer);
-      const input = inputOf(operators);
-      const found = await this.#price(layer.block, shape, knownKey, input);
-      solved.set(layer.block, found);
-      return found;
-    };
-    const chain: LayerChain = { embedding: [], blocks: [], head: [] };
     try {
       for (const layer of this.#model.layers) {
-        const list = layer.kind === "block" ? chain.blocks : chain[layer.kind];
-        list.push(await cost(layer));
+        const { block } = layer;
+        if (solved.has(block)) continue;
+        const operators = this.#operators.get(block) ?? this.#operatorsOf(layer);
+        solved.set(block, await this.#price(block, shape, knownKey, inputOf(operators)));
       }
     } catch (error) {
       if (!(error instanceof MpoptError) || error.code !== "E_INFEASIBLE") throw error;
       this.refusal = error;
       return undefined;
     }
-    return chain;
+    return chainOf(this.#model, (layer) => solved.get(layer.block)!);
   }
 
   /** One list for each block, so that what is known of its operators is found again. */

@@ -11,8 +11,16 @@ export interface StageLayout {
   copies: number;
 }
 
-/** One stage a rank. */
+const layouts = new Map<number, StageLayout>();
+
+/** One stage a rank; one object for each number of ranks. */
 export function onePerRank(ranks: number): StageLayout {
+  const layout = layouts.get(ranks) ?? makeOnePerRank(ranks);
+  layouts.set(ranks, layout);
+  return layout;
+}
+
+function makeOnePerRank(ranks: number): StageLayout {
   const stages = Array.from({ length: ranks }, (_, i) => i);
   return { ranks, rankOfStage: stages, stagesOfRank: stages.map((stage) => [stage]), copies: 1 };
 }

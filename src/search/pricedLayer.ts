@@ -1,7 +1,7 @@
 import type { Device, Recompute } from "../contracts/index.js";
 import { stateBytes } from "../cost/memory.js";
 import { exposedSeconds, overlapOf } from "../cost/overlap.js";
-import { type BlockPattern, patternOf } from "./blockSums.js";
+import type { BlockPattern } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { type Groups, groupsOf } from "./groups.js";
 import type { LayerCost } from "./intra.js";
@@ -70,8 +70,7 @@ export function priceChain(chain: LayerChain, configuration: Configuration, mode
   const lossSeconds = models.cluster.microBatchSeconds?.value ?? 0;
   const priced = (layers: readonly LayerCost[], how: Recompute) =>
     layers.map((layer) => priceLayer(layer, how, configuration, groups, models));
-  const pattern = patternOf(chain.blocks);
-  const kinds = pattern.counts.map((_, kind) => chain.blocks[pattern.kinds.indexOf(kind)]!);
+  const { pattern, blocks: kinds } = chain;
   return {
     embedding: priced(chain.embedding, "none"),
     pattern,

@@ -183,7 +183,11 @@ export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: Sc
  *   r stages) and, where backwards are whole, behind their last backward;
  * - one micro-batch's way forward and back.
  */
-export function timeBound(costs: StageCosts, passes: ChainPasses, traits: ScheduleTraits): number {
+export function timeBound(
+  costs: Pick<StageCosts, "configuration" | "transferSeconds">,
+  passes: ChainPasses,
+  traits: ScheduleTraits,
+): number {
   const { pipeline, microBatches } = costs.configuration;
   const { embedding, leastBlock, total } = passes;
   const { transferSeconds: transfer } = costs;

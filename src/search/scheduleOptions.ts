@@ -3,6 +3,7 @@ import { schedulePlacement, searchedSchedule } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
 import type { CandidatePool, Shape } from "./candidatePool.js";
 import type { Configuration, CostModels } from "./configuration.js";
+import { priceChain } from "./pricedLayer.js";
 import {
   type ChainPasses,
   chainPasses,
@@ -80,10 +81,14 @@ export class ScheduleOptions {
 
   /** Shapes with what they take at least under any of the schedules, the least first. */
   shapes(): { shape: Shape; least: number }[] {
+    const { models } = this.#pool;
+    const known = new Map<Shape["chain"], ChainPasses>();
     return this.#pool.shapes
       .map((shape) => {
-        const costs = new StageCosts(shape.configuration, shape.chain, this.#pool.models);
-        return { shape, least: timeBound(costs, chainPasses(costs.chain), this.#traits) };
+        const { configuration, chain, transferSeconds } = shape;
+        const passes = known.get(chain) ?? chainPasses(priceChain(chain, configuration, models));
+        known.set(chain, passes);
+        return { shape, least: timeBound({ configuration, transferSeconds }, passes, this.#traits) };
       })
       .sort((a, b) => a.least - b.least);
   }

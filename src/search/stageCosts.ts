@@ -89,7 +89,7 @@ export class StageCosts {
     this.update = new UpdateCosts(configuration, models, groups);
     this.chain = priceChain(chain, configuration, models);
     this.#models = models;
-    this.layerCount = chain.blocks.length;
+    this.layerCount = chain.pattern.length;
     const { zero, offload, tensor, data, context } = configuration;
     this.#sharding = {
       zero,

@@ -42,8 +42,9 @@ export async function layeredGraphOf(
     if (!chain) continue;
     const next = { embedding: 0, block: 0, head: 0 };
     model.layers.forEach((layer, i) => {
-      const list = layer.kind === "block" ? chain.blocks : chain[layer.kind];
-      const cost = list[next[layer.kind]++]!;
+      const number = next[layer.kind]++;
+      const cost =
+        layer.kind === "block" ? chain.blocks[chain.pattern.kinds[number]!]! : chain[layer.kind][number]!;
       variants[i]!.push(variantOf(cost, tensor, "none", job));
       if (layer.kind === "block") variants[i]!.push(variantOf(cost, tensor, "full", job));
     });
