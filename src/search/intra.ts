@@ -47,7 +47,7 @@ export interface LayerCost {
   recomputeCommunicationSeconds: Readonly<Record<Recompute, number>>;
   /** Largest bytes that live only inside one operator's call: gathered inputs, whole outputs. */
   workspaceBytes: number;
-  /** Bytes of the logits in the loss's type and of their gradient in the activations' type. */
+  /** Bytes of what the loss keeps of the logits, and of their gradient. */
   logitsBytes: number;
   /** Those of the gradient among them. */
   logitsGradientBytes: number;
@@ -218,9 +218,10 @@ export function priceLayer(
     if (!flow.producer) boundaryBytes += stored;
     if (flow.leaves) outputBytes += local(flow.bytes, boundary);
     if (isLogits) {
-      const gradient = (stored * bytesPerElement[context.dtype]) / bytesPerElement[flow.tensor.dtype];
-      logitsBytes += stored + gradient;
-      logitsGradientBytes += gradient;
+      const own = bytesPerElement[flow.tensor.dtype];
+      const each = lossBytes(operators, own, bytesPerElement[context.dtype]);
+      logitsBytes += (stored / own) * (each.saved + each.gradient);
+      logitsGradientBytes += (stored / own) * each.gradient;
       continue;
     }
     if (kept.none.has(flow.tensor.id)) saved.none += stored;
@@ -295,6 +296,15 @@ function keptTensors(operators: readonly Operator[]): { none: Set<string>; selec
 function logitTensors(operators: readonly Operator[]): Set<string> {
   const losses = operators.filter((operator) => operator.kind === "cross_entropy");
   return new Set(losses.flatMap((operator) => operator.inputs.map((operand) => operand.tensor)));
+}
+
+/** Bytes a logit that the loss keeps until its backward, and that this adds: what the operator says, else its types'. */
+function lossBytes(operators: readonly Operator[], saved: number, gradient: number) {
+  const attributes = operators.find((operator) => operator.kind === "cross_entropy")?.attributes;
+  return {
+    saved: Number(attributes?.savedBytes ?? saved),
+    gradient: Number(attributes?.gradientBytes ?? gradient),
+  };
 }
 
 function layerFlops({ operators, context }: LayerProblemInput): { forward: number; backward: number } {

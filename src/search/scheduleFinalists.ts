@@ -68,7 +68,7 @@ export function improveCut(costs: StageCosts, run: ScheduleRun, start: readonly 
 
 /** Larger pipelines are not searched for an order of their own: it takes longer than it gains. */
 const searchedOperations = 6000;
-const searchWork = 6e7;
+const searchWork = 2e7;
 /** A searched order has to save this share of the step to be worth its list of actions. */
 const worthwhile = 1e-3;
 

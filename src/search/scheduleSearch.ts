@@ -41,7 +41,7 @@ const mostFlushVisits = 24;
 /** Shapes that are opened to schedules before the best of them are timed. */
 const shapesAtOnce = 512;
 /** Finalists that get an order of actions of their own. */
-const searchedFinalists = 3;
+const searchedFinalists = 2;
 
 /**
  * Searches configurations jointly with schedules. Stages are cut evenly within what the schedule holds in flight,

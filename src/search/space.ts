@@ -287,6 +287,7 @@ export class Space {
       if (context === 1) return true;
       // Ranks hold an early and a late chunk each, so that causal attention is even.
       if (sequence % (2 * context) !== 0) return false;
+      if (pins.context !== undefined) return true;
       return this.#runtime.context.length > 0 && sequence / context >= leastContextTokens;
     });
     return open.filter((context) => pinned(pins.context, context));
