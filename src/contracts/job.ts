@@ -75,6 +75,11 @@ export const jobSchema = z.strictObject({
       parameters: dtypeSchema,
       gradients: dtypeSchema,
       optimizer: dtypeSchema,
+      /**
+       * Type of one micro-batch's gradients where they stay beside their sums, which are of type `gradients`
+       * (DeepSpeed's BF16_Optimizer).
+       */
+      microBatchGradients: dtypeSchema.optional(),
       /** Type of the products of linear layers where it is narrower than that of the parameters. */
       linear: dtypeSchema.optional(),
     })

@@ -11,6 +11,8 @@ import {
 export interface StateBytes {
   parameter: number;
   gradient: number;
+  /** Gradients of one micro-batch that stay beside their sums. */
+  unsummed: number;
   /** Optimizer state: a master copy where parameters have less than 32 bits, and two moments for Adam. */
   optimizer: number;
 }
@@ -23,6 +25,7 @@ export function stateBytes(job: Job): StateBytes {
   return {
     parameter,
     gradient: bytesPerElement[job.dtypes.gradients],
+    unsummed: job.dtypes.microBatchGradients ? bytesPerElement[job.dtypes.microBatchGradients] : 0,
     optimizer: master + (job.optimizer === "adam" ? 2 * state : 0),
   };
 }
@@ -91,7 +94,7 @@ export class MemoryModel {
     const { zero } = sharding;
     return {
       parameters: (zero >= 3 ? part : whole) * this.#state.parameter,
-      gradients: (zero >= 2 ? part : whole) * this.#state.gradient,
+      gradients: (zero >= 2 ? part : whole) * this.#state.gradient + whole * this.#state.unsummed,
       optimizer: sharding.offloadOptimizer ? 0 : (zero >= 1 ? part : whole) * this.#state.optimizer,
       activations: contents.savedBytes * contents.inFlight + contents.recomputedBytes,
       logits: contents.logitsBytes,
@@ -103,8 +106,9 @@ export class MemoryModel {
   /** Bytes of state, all terms together, for each parameter that a device holds before ZeRO shards it. */
   bytesEach(sharding: StateSharding): { dense: number; expert: number } {
     const { zero, shards, expertShards, offloadOptimizer } = sharding;
-    const { parameter, gradient, optimizer } = this.#state;
+    const { parameter, gradient, unsummed, optimizer } = this.#state;
     const each = (ranks: number) =>
+      unsummed +
       (zero >= 3 ? parameter / ranks : parameter) +
       (zero >= 2 ? gradient / ranks : gradient) +
       (offloadOptimizer ? 0 : zero >= 1 ? optimizer / ranks : optimizer);

@@ -29,6 +29,8 @@ export interface Kernels {
   softmax?: "fused" | "unfused";
   /** Dropout of attention probabilities and of each branch's output; none by default. */
   dropout?: boolean;
+  /** What the loss keeps of the logits, and what its backward adds: see `lossBytes`. `fused` by default. */
+  loss?: "fused" | "eager" | "compiled" | "inPlace";
 }
 
 /** A tensor as an operand, with loop dimensions for the axes whose names differ from them. */

@@ -1,4 +1,5 @@
 import type { Dtype, Zero } from "../contracts/index.js";
+import type { Kernels } from "../models/graph.js";
 
 /**
  * Kinds of cluster that runs were measured on: the software that the prefix of a row's id stands for, on one GPU. What
@@ -22,6 +23,10 @@ export interface Software {
   vocabularyMultiple: number;
   /** Type of the gradients where parameters are bf16; with f16 they are f16. */
   bf16Gradients: Extract<Dtype, "bf16" | "f32">;
+  /** Whether bf16 gradients of a micro-batch stay beside their sums (DeepSpeed's BF16_Optimizer). */
+  keepsGradients: boolean;
+  /** What the loss keeps of the logits: see `Kernels`. */
+  loss: NonNullable<Kernels["loss"]>;
   /** Type of activations and parameters where `precision` is blank. */
   dtype: Extract<Dtype, "bf16" | "f16">;
   /** Tensor-parallel degree inside an expert: that of the rest, or 1. */
@@ -48,6 +53,8 @@ const unknown: Software = {
   sequenceParallel: false,
   vocabularyMultiple: 1,
   bf16Gradients: "f32",
+  keepsGradients: false,
+  loss: "fused",
   dtype: "bf16",
   expertTensor: "tensor",
   selective: "attention",
@@ -88,7 +95,7 @@ const fullySharded: Software = {
   source: "PyTorch FSDP with scaled dot-product or flash attention, no dropout",
 };
 
-const softwareOf: Readonly<Record<string, Software>> = {
+const softwareOfPrefix: Readonly<Record<string, Software>> = {
   VTS: {
     ...megatron,
     name: "Megatron-DeepSpeed",
@@ -102,6 +109,7 @@ const softwareOf: Readonly<Record<string, Software>> = {
   BLOOM: {
     ...megatron,
     name: "Megatron-DeepSpeed",
+    keepsGradients: true,
     source: `BigScience's Megatron-DeepSpeed (tr11-176B-ml); ${megatron.source}`,
   },
   SC21T1: megatron,
@@ -118,6 +126,7 @@ const softwareOf: Readonly<Record<string, Software>> = {
   MPT: {
     ...fullySharded,
     name: "llm-foundry",
+    loss: "inPlace",
     bf16Gradients: "bf16",
     source:
       "llm-foundry: Triton or CUDA flash attention, dropout 0; FSDP mixed_precision PURE reduces in bf16, DEFAULT (amp) in f32",
@@ -125,12 +134,14 @@ const softwareOf: Readonly<Record<string, Software>> = {
   TITAN: {
     ...fullySharded,
     name: "torchtitan",
+    loss: "eager",
     projections: "separate",
     source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
   },
   FMS: {
     ...fullySharded,
     name: "fms-fsdp",
+    loss: "eager",
     selective: "layers",
     source: "fms-fsdp: selective checkpointing wraps a share of the blocks",
   },
@@ -174,9 +185,15 @@ export function prefixOf(id: string): string {
   return id.replace(/-[^-]*$/, "");
 }
 
-/** What is known of the software of a prefix; the general defaults for one that is not known. */
-export function softwareOfPrefix(prefix: string): Software {
-  return Object.hasOwn(softwareOf, prefix) ? softwareOf[prefix]! : unknown;
+/** Software of a source that differs by the GPU, as its tables were made years apart. */
+const softwareOfKind: Readonly<Record<string, Partial<Software>>> = {
+  "TITAN/h200-sxm": { loss: "compiled", source: "torchtitan of 2025, which compiles the loss too" },
+};
+
+/** What is known of the software of a prefix on a part; the general defaults for a prefix that is not known. */
+export function softwareOf(prefix: string, part = ""): Software {
+  const found = Object.hasOwn(softwareOfPrefix, prefix) ? softwareOfPrefix[prefix]! : unknown;
+  return { ...found, ...softwareOfKind[`${prefix}/${part}`] };
 }
 
 /** A GPU as rows print it: the preset part that stands for it, and the network where the source states it. */

@@ -190,7 +190,7 @@ export function modelOfDimensions(
   const found = families.find(([pattern]) => pattern.test(name || "?"))![1];
   const { denseFfn, experts: mixture, ...family } = found;
   const ffn = dimensions.ffn ?? (family.gated ? Math.round((8 * hidden) / 3) : 4 * hidden);
-  const { vocabularyMultiple: multiple, projections, attention, dropout } = software;
+  const { vocabularyMultiple: multiple, projections, attention, dropout, loss } = software;
   const vocabulary = dimensions.vocabulary ?? family.vocabulary;
   const complete = {
     ...family,
@@ -204,7 +204,7 @@ export function modelOfDimensions(
     projections,
     ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions), routed: experts, ffn } } : {}),
   };
-  const kernels = { attention, dropout };
+  const kernels = { attention, dropout, loss };
   const key = JSON.stringify([complete, kernels]);
   let model = models.get(key);
   if (!model) {

@@ -9,7 +9,7 @@ import {
 } from "../contracts/index.js";
 import type { Configuration } from "../search/configuration.js";
 import type { InputColumn, RunFields } from "./columns.js";
-import { hardwareOf, kindKey, prefixOf, type Software, softwareOfPrefix } from "./kinds.js";
+import { hardwareOf, kindKey, prefixOf, type Software, softwareOf } from "./kinds.js";
 import { modelOfDimensions } from "./models.js";
 import type { RunInputs } from "./types.js";
 
@@ -37,11 +37,11 @@ function readRun(fields: RunFields): RunInputs {
   const missing = needed.filter((column) => fields.text(column) === "");
   if (missing.length > 0) throw new Refusal(`the row does not give ${missing.join(", ")}`);
   const prefix = prefixOf(fields.id);
-  const software = softwareOfPrefix(prefix);
   const hardware = hardwareOf(fields.text("gpu"), prefix);
   if (!hardware || !clusterPresetNames.includes(hardware.part)) {
     throw new Refusal(`no preset stands for GPU ${fields.text("gpu")}`);
   }
+  const software = softwareOf(prefix, hardware.part);
   const degrees = readDegrees(fields);
   const { tensor, pipeline, data, context, devices } = degrees;
   const devicesPerNode = Math.min(fields.count("gpus_per_node") ?? defaultPerNode(hardware.part), devices);
@@ -259,7 +259,14 @@ function readDtypes(fields: RunFields, software: Software): Job["dtypes"] {
   else if (text !== "") throw new Refusal(`precision "${fields.text("precision")}" is not known`);
   let gradients: Dtype = parameters;
   if (parameters === "bf16") gradients = /^amp|fp32 grad/.test(text) ? "f32" : software.bf16Gradients;
-  return { parameters, gradients, optimizer: "f32", ...(linear ? { linear } : {}) };
+  const kept = software.keepsGradients && parameters === "bf16" && gradients === "f32";
+  return {
+    parameters,
+    gradients,
+    optimizer: "f32",
+    ...(kept ? { microBatchGradients: "bf16" } : {}),
+    ...(linear ? { linear } : {}),
+  };
 }
 
 /**

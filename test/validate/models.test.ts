@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type Software, softwareOfPrefix } from "../../src/validate/kinds.js";
+import { type Software, softwareOf } from "../../src/validate/kinds.js";
 import { type ModelDimensions, modelOfDimensions } from "../../src/validate/models.js";
 
 const none: ModelDimensions = {
@@ -14,11 +14,8 @@ const none: ModelDimensions = {
   experts: undefined,
   topK: undefined,
 };
-const model = (
-  dimensions: Partial<ModelDimensions>,
-  software: Software = softwareOfPrefix("X"),
-  tensor = 1,
-) => modelOfDimensions({ ...none, ...dimensions }, software, tensor, "test");
+const model = (dimensions: Partial<ModelDimensions>, software: Software = softwareOf("X"), tensor = 1) =>
+  modelOfDimensions({ ...none, ...dimensions }, software, tensor, "test");
 
 describe("models of a row's dimensions", () => {
   // Published parameter counts, in units of 1e9.
@@ -81,7 +78,7 @@ describe("models of a row's dimensions", () => {
   it("pad the vocabulary as the software does", () => {
     const dimensions = { layers: 2, hidden: 64, heads: 4, vocabulary: 50_257 };
     const vocabulary = (prefix: string, tensor: number) =>
-      model(dimensions, softwareOfPrefix(prefix), tensor).architecture!.vocabulary;
+      model(dimensions, softwareOf(prefix), tensor).architecture!.vocabulary;
     expect(vocabulary("X", 8)).toBe(50_257);
     expect(vocabulary("VTS", 1)).toBe(50_304);
     expect(vocabulary("VTS", 8)).toBe(51_200);
@@ -90,7 +87,7 @@ describe("models of a row's dimensions", () => {
   it("materialise attention and drop out where the software does", () => {
     const dimensions = { layers: 2, hidden: 64, heads: 4 };
     const names = (prefix: string) =>
-      new Set(model(dimensions, softwareOfPrefix(prefix)).operators.map((operator) => operator.name));
+      new Set(model(dimensions, softwareOf(prefix)).operators.map((operator) => operator.name));
     expect(names("VTS")).toContain("softmax");
     expect(names("VTS")).toContain("dropout");
     expect(names("TITAN")).not.toContain("softmax");

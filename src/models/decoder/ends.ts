@@ -74,6 +74,18 @@ export function learnedPositions(
 }
 
 /**
+ * Bytes a logit of a loss in 16-bit training: what waits for the backward, and what that holds beside it. `eager` is
+ * PyTorch's cross_entropy of `logits.float()`: f32 log-probabilities, then the f32 gradients of the choice and of the
+ * log-softmax at once. `compiled` keeps the 16-bit logits, which `inPlace` turns into their gradient (flash-attention's
+ * fused loss with inplace_backward). `fused` is an f32 copy with a 16-bit gradient, which needs no entry.
+ */
+const lossBytes = {
+  eager: { savedBytes: 4, gradientBytes: 8 },
+  compiled: { savedBytes: 2, gradientBytes: 2 },
+  inPlace: { savedBytes: 2, gradientBytes: 0 },
+} as const;
+
+/**
  * The projection to the vocabulary and the loss. Logits are f32, as the loss is computed in it; they are what
  * the loss saves. Where `x` has the axis `prediction`, one weight serves several predictions of a token.
  */
@@ -91,6 +103,7 @@ export function outputHead(
   const labels = g.input("labels", tokens, "i64");
   const loss = g.activation("loss", {}, "f32");
   const count = elements(axesOf(logits));
+  const kept = g.kernels.loss ?? "fused";
   g.operator({
     kind: "cross_entropy",
     name: "cross_entropy",
@@ -101,5 +114,6 @@ export function outputHead(
     // Forward: maximum, difference, exponential, sum. Backward: softmax minus one-hot, times the gradient.
     flops: { forward: 4 * count, backward: 2 * count },
     saved: [logits, labels],
+    ...(kept === "fused" ? {} : { attributes: lossBytes[kept] }),
   });
 }
