@@ -26,6 +26,8 @@ export interface GemmConstants {
   tailSeconds: number;
   /** Rate over that of aligned operands where rows of a matrix have an odd number of elements. */
   oddShare: number;
+  /** The same for products of many small matrices whose rows are not multiples of 8 elements. */
+  unalignedBatchedShare: number;
   /** Seconds that each group adds where groups are kernels of their own, on several streams. */
   groupSeconds: number;
 }
@@ -34,7 +36,9 @@ export interface GemmConstants {
  * Fitted to the 195 products of SimuMax's configs/system/a100_pcie.json (Megatron shapes, three layouts): median
  * error 2 %, p90 8 %. `groupSeconds` is from the 108 grouped products of b200_bf16_ceperm.json. `bench/kernels`
  * repeats the fit and tries it on the other device. `oddShare` is from vTrain's runs on one A100 node, whose head of
- * 50,257 columns runs at 81 to 100 TFLOP/s, and at 219 where it is padded.
+ * 50,257 columns runs at 81 to 100 TFLOP/s, and at 219 where it is padded. `unalignedBatchedShare` is from BigScience's
+ * search on A100-80: attention with heads of 108 or 150 features runs its products at 9 to 12 TFLOP/s, off the tensor
+ * cores, where heads of 144 and 216 take a third less for the step.
  */
 export const gemmConstants: Readonly<GemmConstants> = {
   waveShare: 1.08,
@@ -44,6 +48,7 @@ export const gemmConstants: Readonly<GemmConstants> = {
   overlap: 2,
   tailSeconds: 2e-6,
   oddShare: 0.4,
+  unalignedBatchedShare: 0.042,
   groupSeconds: 1.1e-6,
 };
 
@@ -83,7 +88,7 @@ export function gemmSeconds(
 ): number {
   const { m, n, k } = shape;
   const groups = Math.max(1, shape.groups ?? 1);
-  const best = flopsPerSecond * alignment(shape, constants.oddShare);
+  const best = flopsPerSecond * alignment(shape, constants);
   const full = (best * constants.waveShare) / multiprocessors;
   let waves = Number.POSITIVE_INFINITY;
   for (const [rows, columns] of tiles) {
@@ -109,9 +114,13 @@ const alignedElements = 8;
 
 /**
  * Share of the rate that is left by the alignment of the matrices' rows: 1 for multiples of 8 elements, `oddShare` for
- * odd lengths, between them by halves (assumed). Lengths of rows are n and k, and m and n in a gradient of weights.
+ * odd lengths, between them by halves (assumed); small matrices beside each other lose the tensor cores at once.
+ * Lengths of rows are n and k, and m and n in a gradient of weights.
  */
-function alignment({ m, n, k, accumulates }: GemmShape, oddShare: number): number {
+function alignment(
+  { m, n, k, accumulates, groups = 1, separate }: GemmShape,
+  { oddShare, unalignedBatchedShare }: GemmConstants,
+): number {
   let halves = 0;
   for (const length of accumulates ? [m, n] : [n, k]) {
     if (!Number.isInteger(length)) continue;
@@ -120,6 +129,7 @@ function alignment({ m, n, k, accumulates }: GemmShape, oddShare: number): numbe
     for (; lost > 0 && length % (2 * aligned) === 0; lost--) aligned *= 2;
     halves = Math.max(halves, lost);
   }
+  if (halves > 0 && groups > 1 && !separate) return unalignedBatchedShare;
   return 1 - (1 - oddShare) * (halves / Math.log2(alignedElements));
 }
 

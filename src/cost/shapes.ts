@@ -84,13 +84,16 @@ const productKinds: ReadonlySet<Operator["kind"]> = new Set(["linear", "grouped_
 /** From the weights: what they have in common with the result is n, the rest is contracted. */
 function linearShape(operator: Operator, flops: number, context: ShapeContext): GemmShape | undefined {
   if (!productKinds.has(operator.kind)) return undefined;
-  const weights = operator.inputs.filter(({ tensor }) => {
-    const { kind, shape } = context.tensors.get(tensor)!;
-    return kind === "parameter" && shape.length > 1;
-  });
-  const [weight] = weights;
   const [result] = operator.outputs;
-  if (!weight || !result) return undefined;
+  if (!result) return undefined;
+  // Biases have no axis that is contracted.
+  const weights = operator.inputs.filter(
+    ({ tensor, dims }) =>
+      context.tensors.get(tensor)!.kind === "parameter" &&
+      dims.some((dim) => dim !== null && !result.dims.includes(dim)),
+  );
+  const [weight] = weights;
+  if (!weight) return undefined;
   const grouped = operator.kind === "grouped_linear";
   const sizes = localSizes(weight, context);
   const contracted = weight.dims.map(

@@ -261,6 +261,8 @@ export function weightGradientSeconds(
     if (tensor.kind !== "parameter" || !samePlacement(strategy.inputs[i]!.gradient, partial)) continue;
     // Whole experts are on other devices of the axis: theirs are reduced with the data-parallel gradients.
     if (operator.kind === "grouped_linear" && input.expertTensor < input.group.size) continue;
+    // The bias of a product whose sums are reduced is added after the reduction, where its gradient is whole.
+    if (operator.kind === "linear" && tensor.shape.length === 1) continue;
     const bytes = bytesOf(tensor, input.context);
     seconds += input.communication.collectiveSeconds("allReduce", bytes, input.group);
   }
