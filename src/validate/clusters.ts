@@ -101,6 +101,12 @@ export function clustersOfKinds(templateOf: TemplateOf = presetTemplate): Cluste
 }
 
 /** The preset of a run's nodes, before anything is fitted. */
-export function presetTemplate({ hardware, devicesPerNode }: RunInputs): Cluster {
-  return hardwareCluster(hardware, devicesPerNode);
+export function presetTemplate({ hardware, devicesPerNode, software }: RunInputs): Cluster {
+  const cluster = hardwareCluster(hardware, devicesPerNode);
+  if (software.overlapsGradients) return cluster;
+  const { source } = software;
+  return {
+    ...cluster,
+    overlap: { ...cluster.overlap, gradientReduction: { value: 0, provenance: "assumed", source } },
+  };
 }

@@ -192,6 +192,7 @@ export function modelOfDimensions(
   const ffn = dimensions.ffn ?? (family.gated ? Math.round((8 * hidden) / 3) : 4 * hidden);
   const { vocabularyMultiple: multiple, projections, attention, dropout, loss } = software;
   const vocabulary = dimensions.vocabulary ?? family.vocabulary;
+  const padded = multiple > 1 && (tensor > 1 || software.padsWhole);
   const complete = {
     ...family,
     layers,
@@ -199,7 +200,7 @@ export function modelOfDimensions(
     ffn: experts ? (denseFfn ?? ffn) : ffn,
     heads,
     keyValueHeads: keyValueHeads ?? heads,
-    vocabulary: multiple > 1 ? paddedVocabulary(vocabulary, tensor, multiple) : vocabulary,
+    vocabulary: padded ? paddedVocabulary(vocabulary, tensor, multiple) : vocabulary,
     sequence,
     projections,
     ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions), routed: experts, ffn } } : {}),

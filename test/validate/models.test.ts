@@ -80,7 +80,8 @@ describe("models of a row's dimensions", () => {
     const vocabulary = (prefix: string, tensor: number) =>
       model(dimensions, softwareOf(prefix), tensor).architecture!.vocabulary;
     expect(vocabulary("X", 8)).toBe(50_257);
-    expect(vocabulary("VTS", 1)).toBe(50_304);
+    expect(vocabulary("BLOOM", 1)).toBe(50_304);
+    expect(vocabulary("VTS", 1)).toBe(50_257);
     expect(vocabulary("VTS", 8)).toBe(51_200);
   });
 
