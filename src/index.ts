@@ -14,7 +14,13 @@ export {
   lossyFor,
   type RunRecord,
 } from "./launch/index.js";
-export { importHuggingFace, loadModel, presetNames } from "./models/index.js";
+export {
+  importHuggingFace,
+  loadModel,
+  presetNames,
+  type TransformerDimensions,
+  transformerModel,
+} from "./models/index.js";
 export { type FrontierOptions, type FrontierPoint, planFrontier } from "./plan/frontier.js";
 export {
   checkPlan,
