@@ -1,7 +1,7 @@
 // How the search grows with devices, layers and space: processor seconds and peak memory of whole processes.
 //   node bench/plan/growth.mjs [-o bench/results/plan/growth-DATE.json]
-// The last case is that of Calculon's paper (Isaev et al., SC'23): 530 billion parameters on 5,128 GPUs, which its
-// exhaustive search takes about a minute for on its authors' machine. Build first: npm run build.
+// The last case is the size of Calculon's (Isaev et al., SC'23), 530 billion parameters on 5,128 GPUs, which its
+// exhaustive search takes about a minute for on its authors' machine; 5,120 here, as plans use all devices. Build first: npm run build.
 import { spawnSync } from "node:child_process";
 import { cpus, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -31,7 +31,7 @@ const cases = [
     [32, 64, 128, 256].map((layers) => ({ layers, cluster: "h100-sxm:8x64", batch: 512, sequence: 4096 })),
   ),
   ...growing("mixture", [{ model: "deepseek-v3", cluster: "h100-sxm:8x256", batch: 4096, sequence: 4096 }]),
-  ...growing("calculon", [{ model: "mt-nlg-530b", cluster: "a100-80:8x641", batch: 5128, sequence: 2048 }]),
+  ...growing("calculon", [{ model: "mt-nlg-530b", cluster: "a100-80:8x640", batch: 5120, sequence: 2048 }]),
 ];
 
 function modelOf({ model, layers }) {
