@@ -180,6 +180,7 @@ async function fitTogether(
     spread: [...timed.map(() => stepSpread), ...weighed.map(() => memorySpread)],
     weights: [...timed, ...weighed].map(({ weight }) => weight),
     mean: centre,
+    starts: startsAround(free, centre),
     sigma: free.map((each) => prior.get(each)!),
     // The box of the narrowest kind; shifts that leave another's are clamped where they are written.
     lower: free.map((each) => bound(kinds, each, "lower")),
@@ -192,6 +193,14 @@ async function fitTogether(
     sigma: new Map(free.map((each, j) => [each, solution.sigma[j]!])),
     prior,
   };
+}
+
+/** The centre, and every combination of what parameters may begin with. */
+function startsAround(free: readonly Parameter[], centre: readonly number[]): number[][] {
+  return free.reduce<number[][]>(
+    (all, { starts = [] }, j) => all.flatMap((x) => [x, ...starts.map((shift) => x.with(j, x[j]! + shift))]),
+    [[...centre]],
+  );
 }
 
 /** How far the kinds' limits let a shift go. */

@@ -9,8 +9,10 @@ export interface RobustProblem {
   spread: readonly number[];
   /** What a row counts for; 1 is one measurement. */
   weights: readonly number[];
-  /** Where the search begins and what it is pulled towards. */
+  /** What the search is pulled towards. */
   mean: readonly number[];
+  /** Where it may begin: at the one of least cost. By default at the mean alone. */
+  starts?: readonly (readonly number[])[];
   /** Standard deviations of the priors. */
   sigma: readonly number[];
   lower: readonly number[];
@@ -57,9 +59,13 @@ export async function solveRobust(problem: RobustProblem): Promise<RobustSolutio
   const { mean, sigma, lower, upper, maximumIterations } = problem;
   const size = mean.length;
   const inside = (value: number, j: number) => Math.min(upper[j]!, Math.max(lower[j]!, value));
-  let x = mean.map(inside);
-  let residuals = await problem.residuals(x);
-  let cost = costOf(problem, x, residuals);
+  let [x, residuals, cost]: [number[], readonly number[], number] = [[], [], Number.POSITIVE_INFINITY];
+  for (const start of problem.starts ?? [mean]) {
+    const at = start.map(inside);
+    const there = await problem.residuals(at);
+    const its = costOf(problem, at, there);
+    if (its < cost) [x, residuals, cost] = [at, there, its];
+  }
   let damping = firstDamping;
   let iterations = 0;
   let columns = await derivatives(problem, x, residuals);

@@ -13,6 +13,11 @@ export interface Parameter {
   coordinate: "log" | "share" | "excess";
   /** Standard deviation of the prior along the coordinate. */
   sigma: number;
+  /**
+   * Shifts along the coordinate that a fit may begin with beside none: for quantities that no run depends on
+   * where they are small.
+   */
+  starts?: readonly number[];
   /** True for what the GPU and its links do whatever software runs on them. */
   hardware: boolean;
   /** Value before the fit; undefined where the cluster has no such thing. */
@@ -105,6 +110,8 @@ function callSeconds(pass: "forward" | "backward"): Parameter {
     name: `devices[].callSeconds.${pass}`,
     coordinate: "log",
     sigma: 0.7,
+    // A host that keeps ahead of the device takes no time that shows.
+    starts: [Math.log(3), Math.log(8)],
     hardware: false,
     start: (cluster) => firstDevice(cluster).callSeconds?.[pass].value ?? usualCallSeconds[pass],
     limits: () => [1e-6, 2e-4],

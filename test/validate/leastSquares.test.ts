@@ -75,4 +75,19 @@ describe("robust least squares", () => {
     });
     expect(x[0]).toBeCloseTo(0.5, 1);
   });
+
+  it("begins where it is told that a quantity shows, if it does not at the mean", async () => {
+    const floor = (x: number) => places.map((place) => Math.log(Math.max(place, Math.exp(x))));
+    const measured = floor(1.5);
+    const hidden = {
+      residuals: async ([x]: readonly number[]) => floor(x!).map((value, i) => value - measured[i]!),
+      mean: [-3],
+      sigma: [4],
+      lower: [-6],
+      upper: [6],
+    };
+    expect((await solveRobust(problem(measured, hidden))).x[0]).toBe(-3);
+    const { x } = await solveRobust(problem(measured, { ...hidden, starts: [[-3], [0], [3]] }));
+    expect(x[0]).toBeCloseTo(1.5, 2);
+  });
 });
