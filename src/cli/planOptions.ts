@@ -16,6 +16,7 @@ export interface PlanCommandOptions {
   dollarsPerHour?: number;
   dtype?: "bf16" | "f16" | "f32";
   fp8?: boolean;
+  expertCapacity?: number;
   tensor?: number;
   sequenceParallel?: boolean;
   context?: number;
@@ -61,6 +62,11 @@ export function addPlanOptions(command: Command): Command {
     .option("--runtime <runtime>", `what must be able to run it: ${oneOf("runtime")}`, "portable")
     .option("--dtype <dtype>", "type of parameters and activations (default: bf16, on CPUs f32)")
     .option("--fp8", "run the products of linear layers in fp8")
+    .option(
+      "--expert-capacity <x>",
+      "tokens that an expert takes over the mean, padded and dropped to that (default: all reach theirs)",
+      positiveNumber,
+    )
     .option(
       "--memory-fraction <x>",
       "share of device memory that may be filled",
@@ -148,6 +154,7 @@ export function jobOfOptions(options: PlanCommandOptions, model: Model, cluster:
       optimizer: "f32" as const,
       ...(options.fp8 && { linear: "fp8" as const }),
     },
+    ...(options.expertCapacity !== undefined && { expertCapacity: options.expertCapacity }),
     runtime: options.runtime,
     objective: options.objective,
     pins: {

@@ -85,6 +85,11 @@ export const jobSchema = z.strictObject({
     })
     .default({ parameters: "bf16", gradients: "f32", optimizer: "f32" }),
   optimizer: z.enum(["adam", "sgd"]).default("adam"),
+  /**
+   * Tokens that an expert takes over the mean, padded to that where fewer come and dropped where more do (GShard,
+   * 2020, section 2.2); absent where every token reaches its experts.
+   */
+  expertCapacity: z.number().min(1).optional(),
   runtime: runtimeSchema.default("portable"),
   pins: pinsSchema.default({}),
   objective: z.enum(["time"]).default("time"),

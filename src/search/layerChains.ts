@@ -24,6 +24,7 @@ export function layerInput(
   const { microBatch, context, contextExchange, expert, expertTensor, sequenceParallel } = configuration;
   const groups = groupsOf(configuration);
   const { sequence } = job;
+  const imbalance = expert > 1 ? (cluster.expertImbalance?.value ?? 1) : 1;
   const shared = {
     context: {
       tensors: tensorsById(model),
@@ -37,7 +38,7 @@ export function layerInput(
       dtype: job.dtypes.parameters,
       ...(job.dtypes.linear && { linearDtype: job.dtypes.linear }),
       ...(known && { known }),
-      experts: { parallel: expert, imbalance: expert > 1 ? (cluster.expertImbalance?.value ?? 1) : 1 },
+      experts: { parallel: expert, imbalance: job.expertCapacity ?? imbalance },
     },
     communication,
     group: groups.tensor,

@@ -195,4 +195,23 @@ describe("Space", () => {
       ).toThrow(/runtime portable/);
     }
   });
+
+  it("gives experts the capacity that the job states, and no more", async () => {
+    const model = smallMixture();
+    const seconds = async (expertCapacity?: number) => {
+      const { cluster } = setUp(model, "h100-sxm:4x2", { globalBatch: 8, sequence: 2048, runtime: "any" });
+      const job = {
+        globalBatch: 8,
+        sequence: 2048,
+        runtime: "any",
+        pins: { expert: 4, schedule: "1f1b" },
+      } as const;
+      const made = { ...job, ...(expertCapacity === undefined ? {} : { expertCapacity }) };
+      return (await createPlan({ model, cluster, job: made, plain: true })).estimate.stepSeconds;
+    };
+    const even = await seconds(1);
+    expect(await seconds(2)).toBeGreaterThan(even);
+    expect(await seconds()).toBeLessThanOrEqual(await seconds(1.5));
+    await expect(seconds(0.5)).rejects.toMatchObject({ code: "E_FIELD" });
+  });
 });
