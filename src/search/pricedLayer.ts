@@ -111,10 +111,10 @@ function priceLayer(
       repeats.expert,
   };
   const busyBackward = layer.backwardSeconds + repeats.compute;
-  const gather = gatherSeconds(layer, configuration, groups, models);
+  const gather = gatherOf(layer, configuration, groups, models);
   const share = overlapOf(cluster, "parameterGather");
-  const gatherForward = exposedSeconds(gather.forward, layer.forwardSeconds, share);
-  const gatherBackward = exposedSeconds(gather.backward, busyBackward, share);
+  const gatherForward = exposedSeconds(gather.forward, layer.forwardSeconds, share) + gather.copies.forward;
+  const gatherBackward = exposedSeconds(gather.backward, busyBackward, share) + gather.copies.backward;
   const between =
     recompute === "full"
       ? Math.max(layer.savedBytes.none, layer.savedBytes.full)
@@ -183,30 +183,53 @@ function waitSeconds(device: number, host: number): number {
   return both - device;
 }
 
+/** What ZeRO adds to each pass of a layer. */
+interface Gather {
+  /** Seconds of collectives, which may hide. */
+  forward: number;
+  backward: number;
+  /** Seconds of the device's own copies around them, which may not. */
+  copies: { forward: number; backward: number };
+  /** Bytes of whole parameters and gradients beside the shards. */
+  bytes: number;
+}
+
+const noGather: Gather = { forward: 0, backward: 0, copies: { forward: 0, backward: 0 }, bytes: 0 };
+
 /**
- * What ZeRO adds to each pass of a layer: stage 3 gathers its parameters before both passes and scatters its gradients
- * after, stage 2 scatters gradients with every micro-batch (Rajbhandari et al. 2020, section 7; Zhao et al., PyTorch
- * FSDP, VLDB 2023, section 3.2). Under stage 3 the parameters of two layers are whole at a time, and the gradient of
- * one.
+ * Stage 3 gathers a layer's parameters before both passes and scatters its gradients after, stage 2 scatters gradients
+ * with every micro-batch (Rajbhandari et al. 2020, section 7; Zhao et al., PyTorch FSDP, VLDB 2023, section 3.2). Under
+ * stage 3 the parameters of two layers are whole at a time, and the gradient of one. PyTorch copies parameters from the
+ * gathered buffer into tensors of their own, and gradients into one buffer in the type they are reduced in
+ * (`foreach_all_gather_copy_out` and `foreach_reduce_scatter_copy_in` of torch.distributed.fsdp); Megatron-FSDP computes
+ * in the buffers.
  */
-function gatherSeconds(
+function gatherOf(
   { parameters, expertParameters }: LayerCost,
   { zero, microBatches }: Configuration,
   { shards, expertShards }: Groups,
-  { communication, job }: CostModels,
-): { forward: number; backward: number; bytes: number } {
-  if (zero < 2 || (zero === 2 && microBatches === 1)) return { forward: 0, backward: 0, bytes: 0 };
+  { communication, compute, job }: CostModels,
+): Gather {
+  if (zero < 2 || (zero === 2 && microBatches === 1)) return noGather;
   const state = stateBytes(job);
   const both = (collective: "allGather" | "reduceScatter", bytes: number) =>
     communication.collectiveSeconds(collective, parameters * bytes, shards) +
     communication.collectiveSeconds(collective, expertParameters * bytes, expertShards);
+  const gathered = (shards.size > 1 ? parameters : 0) + (expertShards.size > 1 ? expertParameters : 0);
+  const copied = job.runtime === "torch" ? gathered : 0;
+  const dtype = job.dtypes.parameters;
+  const copy = (bytes: number) =>
+    compute.seconds({ kind: "elementwise", dtype, flops: 0, bytes: copied * bytes });
   const scatter = both("reduceScatter", state.gradient);
-  if (zero === 2) return { forward: 0, backward: scatter, bytes: 0 };
+  const copyIn = copy(state.parameter + state.gradient);
+  if (zero === 2) return { ...noGather, backward: scatter, copies: { forward: 0, backward: copyIn } };
   const gather = both("allGather", state.parameter);
+  const copyOut = copy(2 * state.parameter);
   const whole = parameters * (1 - 1 / shards.size) + expertParameters * (1 - 1 / expertShards.size);
   return {
     forward: gather,
     backward: gather + scatter,
+    copies: { forward: copyOut, backward: copyOut + copyIn },
     bytes: whole * (2 * state.parameter + state.gradient),
   };
 }

@@ -1,6 +1,7 @@
 import { clusterPreset, evenLevels } from "../cluster/index.js";
 import type { Cluster, Level } from "../contracts/index.js";
 import type { Hardware } from "./kinds.js";
+import { underSoftware } from "./softwareCluster.js";
 import type { ClusterOf, RunInputs, TemplateOf } from "./types.js";
 
 /** Nodes of a template: two of the widest domains that a preset has, so that every level is there. */
@@ -100,13 +101,7 @@ export function clustersOfKinds(templateOf: TemplateOf = presetTemplate): Cluste
   };
 }
 
-/** The preset of a run's nodes, before anything is fitted. */
-export function presetTemplate({ hardware, devicesPerNode, software }: RunInputs): Cluster {
-  const cluster = hardwareCluster(hardware, devicesPerNode);
-  if (software.overlapsGradients) return cluster;
-  const { source } = software;
-  return {
-    ...cluster,
-    overlap: { ...cluster.overlap, gradientReduction: { value: 0, provenance: "assumed", source } },
-  };
+/** The preset of a run's nodes under its software, before anything is fitted. */
+export function presetTemplate({ hardware, software, devicesPerNode }: RunInputs): Cluster {
+  return underSoftware(hardwareCluster(hardware, devicesPerNode), software, hardware.part);
 }

@@ -1,4 +1,5 @@
-import type { Dtype, Zero } from "../contracts/index.js";
+import type { Dtype, Runtime, Zero } from "../contracts/index.js";
+import type { OverlapKind } from "../cost/overlap.js";
 import type { Kernels } from "../models/graph.js";
 
 /**
@@ -9,8 +10,14 @@ import type { Kernels } from "../models/graph.js";
 /** Facts of the training software that no column states. */
 export interface Software {
   name: string;
+  /** Tells it from another software of the same source. */
+  variant?: string;
+  /** Launcher whose ways of running a plan are priced. */
+  runtime: Extract<Runtime, "megatron" | "torch">;
   /** Whether attention writes its scores (Megatron's fused softmax before flash attention). */
   attention: "flash" | "materialized";
+  /** Generation of its flash attention; `vendor` is the fastest that a part's maker ships (cuDNN). */
+  flash: "first" | "second" | "vendor";
   /** Dropout of 0.1, Megatron's default of the time. */
   dropout: boolean;
   /** What the sharding stage is where `zero` is blank. */
@@ -39,6 +46,14 @@ export interface Software {
   selective: "attention" | "layers";
   /** The first and the last stage hold one layer less, as embedding and head are there. */
   shortEnds: boolean;
+  /** Bytes that the loss moves a logit; what Megatron-LM's passes over f32 logits move where absent. */
+  lossBytes?: number;
+  /** Experts are spread over all ranks of a ZeRO group where a row has no degree for them. */
+  expertsEverywhere?: boolean;
+  /** Shares of communication that hide, where the launcher does something else than most. */
+  overlap?: Partial<Record<OverlapKind, number>>;
+  /** Bandwidth between nodes that its collectives reach over what a tuned all-reduce reaches; 1 where absent. */
+  networkShare?: number;
   /**
    * What the source calls memory: what tensors take at the peak, what the allocator reserved for them, or what the
    * device shows, with the context of driver and libraries.
@@ -50,7 +65,9 @@ export interface Software {
 
 const unknown: Software = {
   name: "unknown",
+  runtime: "megatron",
   attention: "flash",
+  flash: "vendor",
   dropout: false,
   zero: 0,
   projections: "fused",
@@ -97,9 +114,28 @@ const megatronCore: Software = {
 const fullySharded: Software = {
   ...unknown,
   name: "PyTorch FSDP",
+  runtime: "torch",
+  flash: "second",
   zero: 3,
   sequenceParallel: true,
   source: "PyTorch FSDP with scaled dot-product or flash attention, no dropout",
+};
+
+/**
+ * DeepSpeed's ZeRO-3 of early 2021, which Narayanan et al. compare with: parameters are gathered one by one, in
+ * collectives over lists of tensors (issue 1069 and pull requests 1188 and 1453 of the repository replaced them). Its
+ * two rows of 768 and 1,536 GPUs take the same time, which is that of its communication: `networkShare` is fitted to
+ * them, about what one of a node's eight cards carries.
+ */
+const earlyZero3: Software = {
+  ...megatron,
+  name: "DeepSpeed ZeRO-3",
+  variant: "ZeRO3",
+  runtime: "torch",
+  zero: 3,
+  networkShare: 0.09,
+  overlap: { parameterGather: 0.8 },
+  source: "Narayanan et al. (SC'21), section 5.2 and table 2: DeepSpeed's ZeRO-3 without tensor parallelism",
 };
 
 const softwareOfPrefix: Readonly<Record<string, Software>> = {
@@ -136,15 +172,18 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     ...fullySharded,
     name: "llm-foundry",
     loss: "inPlace",
+    flash: "first",
     bf16Gradients: "bf16",
+    lossBytes: 34,
     source:
-      "llm-foundry: Triton or CUDA flash attention, dropout 0; FSDP mixed_precision PURE reduces in bf16, DEFAULT (amp) in f32",
+      "llm-foundry of 2023: flash attention in Triton, dropout 0, fused cross entropy of 16-bit logits and, as training metrics, two more in f32; FSDP mixed_precision PURE reduces in bf16, DEFAULT (amp) in f32",
   },
   TITAN: {
     ...fullySharded,
     name: "torchtitan",
     loss: "eager",
     projections: "separate",
+    lossBytes: 36,
     source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
   },
   FMS: {
@@ -152,12 +191,16 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     name: "fms-fsdp",
     loss: "eager",
     selective: "layers",
+    lossBytes: 12,
     source: "fms-fsdp: selective checkpointing wraps a share of the blocks",
   },
   AUTOM: {
     ...fullySharded,
     name: "NeMo Automodel",
+    flash: "vendor",
     projections: "separate",
+    lossBytes: 12,
+    expertsEverywhere: true,
     source: "NeMo Automodel: models of Hugging Face under FSDP2",
   },
   NEMO: { ...megatronCore, expertTensor: "one" },
@@ -196,11 +239,22 @@ export function prefixOf(id: string): string {
 
 /** Software of a source that differs by the GPU, as its tables were made years apart. */
 const softwareOfKind: Readonly<Record<string, Partial<Software>>> = {
-  "TITAN/h200-sxm": { loss: "compiled", source: "torchtitan of 2025, which compiles the loss too" },
+  "TITAN/h200-sxm": {
+    loss: "compiled",
+    lossBytes: 10,
+    source: "torchtitan of 2025, which compiles the loss too",
+  },
 };
 
-/** What is known of the software of a prefix on a part; the general defaults for a prefix that is not known. */
-export function softwareOf(prefix: string, part = ""): Software {
+/** Software of those rows of a source that shard parameters, where the others ran under something else. */
+const shardingSoftware: Readonly<Record<string, Software>> = { SC21T2: earlyZero3 };
+
+/**
+ * What is known of the software of a prefix on a part; the general defaults for a prefix that is not known.
+ * @param zero the column of that name.
+ */
+export function softwareOf(prefix: string, part = "", zero = ""): Software {
+  if (zero === "3" && Object.hasOwn(shardingSoftware, prefix)) return shardingSoftware[prefix]!;
   const found = Object.hasOwn(softwareOfPrefix, prefix) ? softwareOfPrefix[prefix]! : unknown;
   return { ...found, ...softwareOfKind[`${prefix}/${part}`] };
 }
@@ -255,6 +309,6 @@ export function hardwareOf(gpu: string, prefix: string): Hardware | undefined {
 }
 
 /** Key of a cluster kind: rows of one key share their calibration. */
-export function kindKey(prefix: string, gpu: string): string {
-  return `${prefix}/${gpu.replace(/[^\w.-]+/g, "_")}`;
+export function kindKey(prefix: string, gpu: string, { variant }: Pick<Software, "variant"> = {}): string {
+  return `${prefix}${variant ? `-${variant}` : ""}/${gpu.replace(/[^\w.-]+/g, "_")}`;
 }

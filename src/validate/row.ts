@@ -41,7 +41,7 @@ function readRun(fields: RunFields): RunInputs {
   if (!hardware || !clusterPresetNames.includes(hardware.part)) {
     throw new Refusal(`no preset stands for GPU ${fields.text("gpu")}`);
   }
-  const software = softwareOf(prefix, hardware.part);
+  const software = softwareOf(prefix, hardware.part, fields.text("zero"));
   const degrees = readDegrees(fields);
   const { tensor, pipeline, data, context, devices } = degrees;
   const devicesPerNode = Math.min(fields.count("gpus_per_node") ?? defaultPerNode(hardware.part), devices);
@@ -74,7 +74,7 @@ function readRun(fields: RunFields): RunInputs {
   return {
     id: fields.id,
     prefix,
-    kind: kindKey(prefix, fields.text("gpu")),
+    kind: kindKey(prefix, fields.text("gpu"), software),
     software,
     hardware,
     model,
@@ -87,7 +87,7 @@ function readRun(fields: RunFields): RunInputs {
       sequence,
       dtypes: readDtypes(fields, software),
       optimizer: "adam",
-      runtime: "megatron",
+      runtime: software.runtime,
       pins: {},
       objective: "time",
       // What ran out of memory is what exceeds the device.
@@ -240,8 +240,9 @@ function readExperts(
   ranks: number,
   tensor: number,
 ): { expert: number; expertTensor: number } {
-  const expert = fields.count("ep") ?? 1;
   if (fields.count("experts") === undefined) return { expert: 1, expertTensor: tensor };
+  const given = fields.count("ep") ?? 1;
+  const expert = given === 1 && software.expertsEverywhere ? ranks : given;
   const wanted = software.expertTensor === "tensor" ? tensor : 1;
   if (ranks % expert !== 0) throw new Refusal(`ep ${expert} does not divide the ${ranks} ranks of a stage`);
   return { expert, expertTensor: ranks % (expert * wanted) === 0 ? wanted : 1 };

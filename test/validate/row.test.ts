@@ -273,4 +273,22 @@ describe("a row of runs", () => {
     });
     expect(measured.filter((each) => each.outOfMemory)).toHaveLength(2);
   });
+
+  it("ran under the software that its sharding tells, where a source compares two", () => {
+    const plan = { gpu: "A100-SXM-80GB", n_gpus: 16, dp: 16 };
+    const megatron = made({ ...plan, zero: 0 }, "SC21T2-1") as RunInputs;
+    const sharded = made({ ...plan, zero: 3 }, "SC21T2-2") as RunInputs;
+    expect(megatron.kind).toBe("SC21T2/A100-SXM-80GB");
+    expect(sharded.kind).toBe("SC21T2-ZeRO3/A100-SXM-80GB");
+    expect(sharded.software.name).not.toBe(megatron.software.name);
+    expect([megatron.job.runtime, sharded.job.runtime]).toEqual(["megatron", "torch"]);
+  });
+
+  it("spreads the experts of NeMo Automodel over all ranks where no degree is given", () => {
+    const mixture = { model: "Qwen3 30B", experts: 16, topk: 2, ffn: 256, zero: 3 };
+    expect(configured(mixture, "AUTOM-1").expert).toBe(4);
+    expect(configured({ ...mixture, ep: 1 }, "AUTOM-1").expert).toBe(4);
+    expect(configured({ ...mixture, ep: 2 }, "AUTOM-1").expert).toBe(2);
+    expect(configured(mixture, "NEMO-1").expert).toBe(1);
+  });
 });

@@ -1,0 +1,86 @@
+import { describe, expect, it } from "vitest";
+import { clusterPreset } from "../../src/cluster/index.js";
+import type { Cluster, Job, Runtime } from "../../src/contracts/index.js";
+import { transformerModel } from "../../src/models/transformer.js";
+import { singleDevice } from "../../src/search/configuration.js";
+import { costModels } from "../../src/search/joint.js";
+import { LayerChains } from "../../src/search/layerChains.js";
+import { type PricedLayer, priceChain } from "../../src/search/pricedLayer.js";
+
+const model = transformerModel({
+  name: "small",
+  layers: 2,
+  hidden: 2048,
+  ffn: 8192,
+  heads: 16,
+  keyValueHeads: 16,
+  vocabulary: 32_000,
+  sequence: 2048,
+  gated: false,
+  activation: "gelu",
+  norm: "layer_norm",
+  positions: "learned",
+  tiedEmbeddings: true,
+  biases: false,
+});
+
+const preset = clusterPreset("a100-80:8x1");
+
+/** The first block under ZeRO of a stage over 8 devices. */
+async function block(
+  runtime: Runtime,
+  { zero = 3 as const, cluster = preset, microBatches = 2 }: Partial<Setting> = {},
+): Promise<PricedLayer> {
+  const job: Job = {
+    schema: "mpopt.job/1",
+    globalBatch: 8,
+    sequence: 2048,
+    dtypes: { parameters: "bf16", gradients: "f32", optimizer: "f32" },
+    optimizer: "adam",
+    runtime,
+    pins: {},
+    objective: "time",
+    limits: { memoryFraction: 1, searchSeconds: 10 },
+  };
+  const configuration = { ...singleDevice, data: 8, shards: 8, zero, microBatches };
+  const models = costModels(cluster, job);
+  const chain = await new LayerChains(model, models).chain(configuration, "megatron");
+  return priceChain(chain!, configuration, models).blocks[0]!;
+}
+
+interface Setting {
+  zero: 0 | 2 | 3;
+  cluster: Cluster;
+  microBatches: number;
+}
+
+/** Every collective hides as far as compute reaches. */
+const hiding: Cluster = {
+  ...preset,
+  overlap: {
+    ...preset.overlap,
+    parameterGather: { value: 1, provenance: "assumed", source: "test" },
+  },
+};
+
+describe("the gathers of ZeRO", () => {
+  it("copy under PyTorch what Megatron-FSDP computes with in place: 4 bytes twice and 6 of gradients", async () => {
+    const torch = await block("torch", { cluster: hiding });
+    const megatron = await block("megatron", { cluster: hiding });
+    expect(megatron.parameterGather).toBe(0);
+    const rate = preset.devices[0]!.memoryBytesPerSecond.value * 0.75;
+    expect(torch.parameterGather / ((14 * torch.parameters) / rate)).toBeCloseTo(1, 1);
+    expect(torch.forward + torch.backward - megatron.forward - megatron.backward).toBeCloseTo(
+      torch.parameterGather,
+      12,
+    );
+  });
+
+  it("copy gradients alone where parameters stay", async () => {
+    const [two, three] = [await block("torch", { zero: 2 }), await block("torch", { zero: 3 })];
+    expect(two.parameterGather).toBeGreaterThan(0);
+    expect(two.parameterGather).toBeLessThan(three.parameterGather);
+    expect((await block("torch", { zero: 2, microBatches: 1 })).parameterGather).toBe(0);
+    expect((await block("torch", { zero: 0 })).parameterGather).toBe(0);
+  });
+});
