@@ -159,20 +159,75 @@ export function leastRankSeconds(
  * pipeline the time is exact.
  */
 export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: ScheduleTraits): number {
-  const { pipeline, microBatches, recomputeLayers } = costs.configuration;
+  const { pipeline, recomputeLayers } = costs.configuration;
   const { layers, total } = passes;
   // Passes of layers that may be recomputed are bounds themselves.
   if (pipeline === 1 && recomputeLayers === 0) return wholeSeconds(costs);
+  const memory = memorySeconds(costs, layers, total.savedBytes);
+  return Math.max(timeBound(costs, passes, traits), memory) + leastUpdateSeconds(costs);
+}
+
+/** Seconds in which the ranks' room holds the activations of all micro-batches; Infinity where not those of one. */
+function memorySeconds(
+  costs: StageCosts,
+  layers: readonly Pick<LayerPass, "forward" | "backwardInput" | "savedBytes">[],
+  savedBytes: number,
+): number {
   const room = activationRoom(costs);
-  if (room < total.savedBytes) return Number.POSITIVE_INFINITY;
+  if (room < savedBytes) return Number.POSITIVE_INFINITY;
   let byteSeconds = 0;
   let rest = 0;
-  for (const layer of [...layers].reverse()) {
+  for (let i = layers.length - 1; i >= 0; i--) {
+    const layer = layers[i]!;
     rest += layer.forward + layer.backwardInput;
     byteSeconds += layer.savedBytes * rest;
   }
-  const memory = room > 0 ? (microBatches * byteSeconds) / room : 0;
-  return Math.max(timeBound(costs, passes, traits), memory) + leastUpdateSeconds(costs);
+  return room > 0 ? (costs.configuration.microBatches * byteSeconds) / room : 0;
+}
+
+/** Parts that the shares of recomputed blocks are cut into. */
+const familyParts = 12;
+
+/**
+ * `scheduleBound` for configurations that differ in how many layers of each stage are recomputed whole. Of each part
+ * of the shares of all blocks, from none to all, the time is that of the least share and the memory that of the
+ * largest, with those blocks recomputed that hold their activations longest.
+ * @param costs of one such configuration.
+ * @param base passes with no block recomputed whole.
+ * @param whole passes that hold what remains where all are.
+ */
+export function familyBound(
+  costs: StageCosts,
+  base: ChainPasses,
+  whole: ChainPasses,
+  traits: ScheduleTraits,
+): number {
+  const { blocks, total } = base;
+  const { blocks: kinds, whole: repeated = [] } = costs.chain;
+  const repeats = kinds.map(
+    (kind, i) => (repeated[i]?.forward ?? 0) + (repeated[i]?.backward ?? 0) - kind.forward - kind.backward,
+  );
+  const each = Math.max(0, Math.min(...repeats));
+  let bound = Number.POSITIVE_INFINITY;
+  for (let part = 0; part < familyParts; part++) {
+    const extra = (part / familyParts) * blocks * each;
+    const slower = {
+      ...total,
+      pass: total.pass + extra,
+      backwardInput: total.backwardInput + extra,
+    };
+    let left = Math.ceil(((part + 1) / familyParts) * blocks);
+    let savedBytes = 0;
+    const layers = base.layers.map((layer, i) => {
+      const relieved = whole.layers[i]!.savedBytes;
+      const saved = relieved < layer.savedBytes && left-- > 0 ? relieved : layer.savedBytes;
+      savedBytes += saved;
+      return { ...layer, savedBytes: saved };
+    });
+    const time = timeBound(costs, { ...base, total: slower }, traits);
+    bound = Math.min(bound, Math.max(time, memorySeconds(costs, layers, savedBytes)));
+  }
+  return bound + leastUpdateSeconds(costs);
 }
 
 /**

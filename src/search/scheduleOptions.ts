@@ -7,6 +7,7 @@ import { priceChain } from "./pricedLayer.js";
 import {
   type ChainPasses,
   chainPasses,
+  familyBound,
   leastUpdateSeconds,
   type ScheduleTraits,
   scheduleBound,
@@ -149,7 +150,7 @@ export class ScheduleOptions {
         if (relief.offload !== candidate.configuration.offload) {
           if (candidate === root) offloads.push(relief);
         } else if (relief.recomputeLayers > candidate.configuration.recomputeLayers) {
-          this.#considerFamily(relief, chain, cutoff);
+          this.#considerFamily(candidate, relief, cutoff);
           this.#openLayers(candidate, relief, left, cutoff);
         } else {
           const next = pool.price({ configuration: relief, chain });
@@ -239,10 +240,11 @@ export class ScheduleOptions {
     }
   }
 
-  /** Bounds a configuration with some number of layers recomputed whole, for all such numbers. */
-  #considerFamily(configuration: Configuration, chain: Shape["chain"], cutoff: number): void {
-    const candidate = this.#pool.price({ configuration, chain });
-    const least = scheduleBound(candidate.costs, this.#passesOf(candidate), this.#traits);
+  /** Bounds a candidate with some number of layers recomputed whole, for all such numbers. */
+  #considerFamily(base: Candidate, configuration: Configuration, cutoff: number): void {
+    const candidate = this.#pool.price({ configuration, chain: base.chain });
+    const { costs } = candidate;
+    const least = familyBound(costs, this.#passesOf(base), this.#passesOf(candidate), this.#traits);
     if (least < cutoff) this.#keep(candidate, least, false);
   }
 
