@@ -86,28 +86,24 @@ function linearShape(operator: Operator, flops: number, context: ShapeContext): 
   if (!productKinds.has(operator.kind)) return undefined;
   const [result] = operator.outputs;
   if (!result) return undefined;
+  const grouped = operator.kind === "grouped_linear";
+  const isContracted = (dim: string | null) =>
+    dim !== null && !result.dims.includes(dim) && !(grouped && dim === "expert");
   // Biases have no axis that is contracted.
   const weights = operator.inputs.filter(
-    ({ tensor, dims }) =>
-      context.tensors.get(tensor)!.kind === "parameter" &&
-      dims.some((dim) => dim !== null && !result.dims.includes(dim)),
+    ({ tensor, dims }) => context.tensors.get(tensor)!.kind === "parameter" && dims.some(isContracted),
   );
   const [weight] = weights;
   if (!weight) return undefined;
-  const grouped = operator.kind === "grouped_linear";
   const sizes = localSizes(weight, context);
-  const contracted = weight.dims.map(
-    (dim) => dim !== null && !result.dims.includes(dim) && !(grouped && dim === "expert"),
-  );
-  const product = (pick: (axis: number) => boolean) =>
-    sizes.reduce((all, size, axis) => (pick(axis) ? all * size : all), 1);
-  const k = product((axis) => contracted[axis]!);
-  const groups = grouped ? product((axis) => weight.dims[axis] === "expert") : 1;
+  const product = (pick: (dim: string | null) => boolean) =>
+    sizes.reduce((all, size, axis) => (pick(weight.dims[axis]!) ? all * size : all), 1);
+  const k = product(isContracted);
+  const groups = grouped ? product((dim) => dim === "expert") : 1;
   const elements = weights.reduce(
     (sum, each) => sum + localSizes(each, context).reduce((all, size) => all * size, 1),
     0,
   );
-  if (!contracted.includes(true)) return undefined;
   const shape = { m: flops / (2 * elements), n: elements / (k * groups), k };
   return grouped ? { ...shape, groups, separate: true } : shape;
 }

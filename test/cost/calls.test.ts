@@ -28,6 +28,7 @@ function processor(...calls: ComputeTable[]): Device {
   const device = structuredClone(preset.devices[0]!);
   device.type = "cpu";
   device.launchSeconds = quantity(1e-9);
+  device.callSeconds = undefined;
   device.compute = [
     ...calls,
     table({ operator: "gemm" }, 100e9),

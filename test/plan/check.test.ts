@@ -159,6 +159,7 @@ describe("checkPlan", () => {
       "tensorCommunication",
       "pipelineTransfer",
       "bubble",
+      "host",
     ] as const) {
       terms[term] /= 2;
     }

@@ -112,7 +112,7 @@ describe("calibration", () => {
     };
     const hardware = templateOf(unlike).devices[0]!;
     expect(hardware.efficiency!.gemm!.value).toBeCloseTo(own.efficiency!.gemm!.value, 9);
-    expect(hardware.callSeconds).toBeUndefined();
+    expect(hardware.callSeconds).toEqual(presetTemplate(unlike).devices[0]!.callSeconds);
     const elsewhere = { ...like, kind: "OTHER/H100", hardware: { part: "h100-sxm" } };
     expect(templateOf(elsewhere)).toEqual(presetTemplate(elsewhere));
   });
