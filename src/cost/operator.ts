@@ -2,6 +2,7 @@ import type { Dtype, Operator, Tensor } from "../contracts/index.js";
 import { scaledFlops, tensorBytes, type Workload } from "../models/workload.js";
 import { linearCastSeconds, narrowProductBytes } from "./cast.js";
 import type { ComputeModel, Pass, Work } from "./compute.js";
+import { eagerBytes, isPlainSoftmax, type PassBytes, plainSoftmax } from "./passes.js";
 import {
   type AttentionShape,
   attentionShape,
@@ -38,6 +39,8 @@ export interface CostContext {
   dtype: Dtype;
   /** Type of the products of linear layers, where it is narrower. */
   linearDtype?: Dtype;
+  /** Whether PyTorch's own kernels run it, which make more passes over memory than fused ones. */
+  eager?: boolean;
   /** How experts are divided beside `split`; on their own device where absent. */
   experts?: ExpertDivision;
   /** Prices that were worked out before for the same workload and degree; they are shared by whoever holds it. */
@@ -144,7 +147,11 @@ interface LocalWork {
   narrow: Dtype | undefined;
   products: ProductShapes | undefined;
   attention: AttentionShape | undefined;
+  /** Bytes of passes that kernels of the framework make beside the counted ones. */
+  more: PassBytes;
 }
+
+const nothing: PassBytes = { forward: 0, backward: 0 };
 
 function operatorWork(
   operator: Operator,
@@ -170,7 +177,7 @@ function operatorWork(
     if (!isParameter || operator.kind !== "embedding") inputBytes += bytes;
   }
   const outputBytes = operator.outputs.reduce((sum, operand) => sum + localBytes(operand), 0);
-  const traffic = isPlainSoftmax(operator, divisor, context.workload) ? plainSoftmaxTraffic : 1;
+  const traffic = isPlainSoftmax(operator, divisor, context.workload) ? plainSoftmax.traffic : 1;
   const flops = { forward: forward * share, backward: backward * share };
   const local = { ...context, divisor };
   return {
@@ -182,6 +189,7 @@ function operatorWork(
     narrow: isNarrow(operator) ? context.linearDtype : undefined,
     products: productShapes(operator, flops.forward, local),
     attention: attentionShape(operator, local),
+    more: context.eager ? eagerBytes(operator, context.tensors, localBytes) : nothing,
   };
 }
 
@@ -210,23 +218,6 @@ function backwardProducts({ forward, backward }: LocalWork["flops"]): number {
   return forward > 0 ? Math.max(1, Math.round(backward / forward)) : 1;
 }
 
-/**
- * Scores beside each other that Megatron-LM's fused softmax handles at a time: where the sequences times heads of a
- * device are no multiple, each step is a kernel of its own (`FusedScaleMaskSoftmax.is_kernel_available`).
- */
-const fusedSoftmaxGroup = 4;
-/** Kernels of the softmax that is not fused: to f32, scale, mask, softmax, and back. */
-const plainSoftmaxCalls = 5;
-/** Bytes a score that they move over those of the fused one: 2 + 4, thrice 4 + 4, and 4 + 2 over 2 + 2. */
-const plainSoftmaxTraffic = 9;
-
-/** Whether an operator is a softmax of written scores that a device cannot fuse. */
-function isPlainSoftmax(operator: Operator, divisor: (dim: string) => number, workload: Workload): boolean {
-  if (!isMaterialized(operator) || operator.name !== "softmax") return false;
-  const heads = operator.dims.find(({ name }) => name === "head")?.size ?? fusedSoftmaxGroup;
-  return ((workload.batch * heads) / divisor("head")) % fusedSoftmaxGroup !== 0;
-}
-
 /** Framework calls of an operator whose loop dimension `split` is divided over `degree` devices. */
 export function localCallCount(
   operator: Operator,
@@ -235,7 +226,7 @@ export function localCallCount(
   { workload }: Pick<CostContext, "workload">,
 ): number {
   const divisor = (dim: string) => (dim === split ? degree : 1);
-  return isPlainSoftmax(operator, divisor, workload) ? plainSoftmaxCalls : callCount(operator);
+  return isPlainSoftmax(operator, divisor, workload) ? plainSoftmax.calls : callCount(operator);
 }
 
 /** Framework calls that one operator stands for: projections that the model keeps apart are called apart. */
@@ -274,6 +265,21 @@ function kernelKind(operator: Operator): Work["kind"] {
  * each input; other operators move their inputs twice and their outputs once.
  */
 function kernelSeconds(
+  operator: Operator,
+  work: LocalWork,
+  compute: ComputeModel,
+): PassSeconds & Partial<OperatorSeconds> {
+  const { forward, backward, ...rest } = countedSeconds(operator, work, compute);
+  const more = (bytes: number) =>
+    bytes > 0 ? compute.seconds({ kind: "elementwise", dtype: work.dtype, flops: 0, bytes }) : 0;
+  return {
+    ...rest,
+    forward: forward + more(work.more.forward),
+    backward: backward + more(work.more.backward),
+  };
+}
+
+function countedSeconds(
   operator: Operator,
   work: LocalWork,
   compute: ComputeModel,

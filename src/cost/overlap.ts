@@ -13,7 +13,7 @@ export type OverlapKind = keyof Cluster["overlap"];
 const usual: Readonly<Record<OverlapKind, number>> = {
   gradientReduction: 0.9,
   pipelineTransfer: 0,
-  parameterGather: 0.9,
+  parameterGather: 0.79,
   contextExchange: 0.9,
   expertExchange: 0,
   tensor: 0,

@@ -37,6 +37,7 @@ export function layerInput(
       compute,
       dtype: job.dtypes.parameters,
       ...(job.dtypes.linear && { linearDtype: job.dtypes.linear }),
+      eager: job.runtime === "torch",
       ...(known && { known }),
       experts: { parallel: expert, imbalance: job.expertCapacity ?? imbalance },
     },

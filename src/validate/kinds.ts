@@ -191,8 +191,10 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     name: "fms-fsdp",
     loss: "eager",
     selective: "layers",
+    bf16Gradients: "bf16",
     lossBytes: 12,
-    source: "fms-fsdp: selective checkpointing wraps a share of the blocks",
+    source:
+      "fms-fsdp: selective checkpointing wraps a share of the blocks; its bfSixteen policy reduces in bf16",
   },
   AUTOM: {
     ...fullySharded,

@@ -70,8 +70,11 @@ describe("the gathers of ZeRO", () => {
     expect(megatron.parameterGather).toBe(0);
     const rate = preset.devices[0]!.memoryBytesPerSecond.value * 0.75;
     expect(torch.parameterGather / ((14 * torch.parameters) / rate)).toBeCloseTo(1, 1);
+    // PyTorch's own passes over activations are compute; the rest of the difference is the copies.
+    const passes = torch.compute - megatron.compute;
+    expect(passes).toBeGreaterThan(0);
     expect(torch.forward + torch.backward - megatron.forward - megatron.backward).toBeCloseTo(
-      torch.parameterGather,
+      passes + torch.parameterGather,
       12,
     );
   });
