@@ -176,13 +176,13 @@ const models = new Map<string, Model>();
 /**
  * The model of a row's dimensions. A width that the row leaves out is 4 times the hidden size in a plain MLP and 8/3 of
  * it in a gated one. Equal dimensions give the same object.
- * @param tensor tensor-parallel degree, which decides how the software pads a vocabulary.
+ * @param plan decides how the software pads a vocabulary, and whether its fused softmax takes the scores.
  * @throws MpoptError E_FIELD where the dimensions do not fit each other.
  */
 export function modelOfDimensions(
   dimensions: ModelDimensions,
   software: Software,
-  tensor: number,
+  { tensor, microBatch }: { tensor: number; microBatch: number },
   where: string,
 ): Model {
   const { name, layers, hidden, heads, keyValueHeads, sequence, experts } = dimensions;
@@ -205,7 +205,8 @@ export function modelOfDimensions(
     projections,
     ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions), routed: experts, ffn } } : {}),
   };
-  const kernels = { attention, dropout, loss };
+  const unfused = attention === "materialized" && !takesFusedSoftmax((microBatch * heads) / tensor, sequence);
+  const kernels = { attention, dropout, loss, ...(unfused ? { softmax: "unfused" as const } : {}) };
   const key = JSON.stringify([complete, kernels]);
   let model = models.get(key);
   if (!model) {
@@ -213,6 +214,16 @@ export function modelOfDimensions(
     models.set(key, model);
   }
   return model;
+}
+
+/**
+ * Whether Megatron-LM's masked softmax kernel takes the scores of so many sequences and heads on a device; others go
+ * through unfused operators in f32. It takes 17 to 2048 keys, queries in fours, and whole blocks of 4 warps, each with
+ * one row of scores, or two up to 128 keys (megatron/fused_kernels, scaled_upper_triang_masked_softmax).
+ */
+function takesFusedSoftmax(sequencesAndHeads: number, keys: number): boolean {
+  const perBlock = keys <= 128 ? 8 : 4;
+  return keys > 16 && keys <= 2048 && keys % 4 === 0 && sequencesAndHeads % perBlock === 0;
 }
 
 /** Experts of a family in a model that may have fewer layers than the published one. */

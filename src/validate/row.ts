@@ -49,8 +49,8 @@ function readRun(fields: RunFields): RunInputs {
     throw new Refusal(`${devices} GPUs are no whole number of nodes of ${devicesPerNode}`);
   }
   const sequence = fields.count("seq")!;
-  const model = readModel(fields, software, tensor);
   const { globalBatch, microBatch, microBatches } = readBatch(fields, data);
+  const model = readModel(fields, software, { tensor, microBatch });
   const layers = model.layers.filter((layer) => layer.kind === "block").length;
   const schedule = readSchedule(fields, pipeline, layers);
   const sharding = readZero(fields, software, { ranks: data * context, devicesPerNode });
@@ -140,7 +140,11 @@ function readBatch(fields: RunFields, data: number) {
   return { globalBatch: batch, microBatch, microBatches };
 }
 
-function readModel(fields: RunFields, software: Software, tensor: number): Model {
+function readModel(
+  fields: RunFields,
+  software: Software,
+  plan: { tensor: number; microBatch: number },
+): Model {
   const where = `${fields.where} line ${fields.line}`;
   const dimensions = {
     name: fields.text("model") || "transformer",
@@ -155,7 +159,7 @@ function readModel(fields: RunFields, software: Software, tensor: number): Model
     topK: fields.count("topk"),
   };
   try {
-    return modelOfDimensions(dimensions, software, tensor, where);
+    return modelOfDimensions(dimensions, software, plan, where);
   } catch (error) {
     if (error instanceof MpoptError) throw new Refusal(`its dimensions make no model: ${error.message}`);
     throw error;

@@ -14,8 +14,12 @@ const none: ModelDimensions = {
   experts: undefined,
   topK: undefined,
 };
-const model = (dimensions: Partial<ModelDimensions>, software: Software = softwareOf("X"), tensor = 1) =>
-  modelOfDimensions({ ...none, ...dimensions }, software, tensor, "test");
+const model = (
+  dimensions: Partial<ModelDimensions>,
+  software: Software = softwareOf("X"),
+  tensor = 1,
+  microBatch = 1,
+) => modelOfDimensions({ ...none, ...dimensions }, software, { tensor, microBatch }, "test");
 
 describe("models of a row's dimensions", () => {
   // Published parameter counts, in units of 1e9.
@@ -93,6 +97,21 @@ describe("models of a row's dimensions", () => {
     expect(names("VTS")).toContain("dropout");
     expect(names("TITAN")).not.toContain("softmax");
     expect(names("TITAN")).not.toContain("dropout");
+  });
+
+  it("leave the fused softmax where its kernel does not take the scores", () => {
+    const dimensions = { layers: 1, hidden: 64, heads: 16 };
+    const masks = (sequence: number, tensor: number, microBatch: number) =>
+      model({ ...dimensions, sequence }, softwareOf("VTS"), tensor, microBatch).operators.some(
+        (operator) => operator.name === "mask",
+      );
+    // Rows of scores come in blocks of 4: 2 heads of a device need 2 sequences.
+    expect(masks(1024, 4, 1)).toBe(false);
+    expect(masks(1024, 8, 1)).toBe(true);
+    expect(masks(1024, 8, 2)).toBe(false);
+    expect(masks(4096, 1, 1)).toBe(true);
+    expect(masks(128, 4, 1)).toBe(true);
+    expect(masks(128, 4, 2)).toBe(false);
   });
 
   it("are one object for equal dimensions", () => {
