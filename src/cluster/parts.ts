@@ -26,6 +26,11 @@ export interface Part {
   achievedFlopsPerSecond: number;
   /** Same in fp8, where it was measured; else the same share of the peak as in 16 bit. */
   achievedFp8FlopsPerSecond?: number;
+  /**
+   * Shares of it that last where the power limits the clock: of products in 16 bit, of narrower ones, and of attention,
+   * whose rate is `attentionShare` of the product's. 1 where absent.
+   */
+  sustained?: { wide: number; fp8: number; attention: number };
   /** Streaming multiprocessors, or compute units. */
   multiprocessors: number;
   memoryBytesPerSecond: number;
@@ -70,12 +75,18 @@ const listPrice = "CoreWeave's list price of 2025, on demand";
 const atPower = (watts: number, ofWatts: number) => ((watts / ofWatts - 0.15) / 0.85) ** (1 / 3);
 
 /**
- * Share of the best product that Blackwell sustains: the geometric mean of that product and of the 0.63 of it that
- * long products of Megatron's shapes reach on one machine (SimuMax configs/system/b200_bf16_ceperm.json), where
- * short ones reach 0.85. Training lies between: power limits it, and how much depends on the machine.
+ * Hopper: 0.88 and 0.96 `fitted` to the dense models of NVIDIA's recipes; attention as published for cuDNN (Shah et
+ * al., FlashAttention-3, 2024). Blackwell: in 16 bit the geometric mean of the 0.63 that long products of Megatron's
+ * shapes reach on one machine and the 0.85 of short ones, for attention that of both passes (SimuMax
+ * configs/system/b200_bf16_ceperm.json); fp8 `fitted` as Hopper's. Blackwell Ultra doubles the rate of exponentials,
+ * which take a Blackwell as long as the products of attention: a third more is assumed.
  */
-const blackwellSustained = 0.79;
-const blackwellSource = `${achieved}, x ${blackwellSustained} for its power under load (SimuMax)`;
+const sustained = {
+  hopper: { wide: 0.88, fp8: 0.96, attention: 1 },
+  blackwell: { wide: 0.73, fp8: 0.79, attention: 0.91 },
+  ultra: { wide: 0.73, fp8: 0.79, attention: 1.2 },
+} as const;
+const underLoad = `${achieved}; what power leaves of it in training: NVIDIA's recipes, SimuMax configs/system`;
 
 const a100: Part = {
   type: "cuda",
@@ -114,6 +125,7 @@ const h100: Part = {
   peakFlopsPerSecond: { bf16: 989.4e12, f16: 989.4e12, tf32: 494.7e12, f32: 66.9e12, fp8: 1978.9e12 },
   achievedFlopsPerSecond: 794.5e12,
   achievedFp8FlopsPerSecond: 1402.6e12,
+  sustained: sustained.hopper,
   multiprocessors: 132,
   memoryBytesPerSecond: 3.35e12,
   memoryEfficiency: 0.75,
@@ -125,7 +137,7 @@ const h100: Part = {
   dollarsPerHour: 6.16,
   sources: {
     memory: "NVIDIA H100 data sheet; efficiency of operators assumed as on A100",
-    compute: achieved,
+    compute: underLoad,
     links: `${busBandwidth} (H200, NVLink 4, ring, 8 GiB); 400 Gb/s InfiniBand a GPU at 92 %`,
     host: pcie5.source,
     price: listPrice,
@@ -143,8 +155,9 @@ const b200: Part = {
     fp8: 4500e12,
     fp4: 9000e12,
   },
-  achievedFlopsPerSecond: 1745e12 * blackwellSustained,
-  achievedFp8FlopsPerSecond: 3432.5e12 * blackwellSustained,
+  achievedFlopsPerSecond: 1745e12,
+  achievedFp8FlopsPerSecond: 3432.5e12,
+  sustained: sustained.blackwell,
   multiprocessors: 148,
   memoryBytesPerSecond: 8e12,
   memoryEfficiency: 0.67,
@@ -158,7 +171,7 @@ const b200: Part = {
   dollarsPerHour: 8.6,
   sources: {
     memory: "NVIDIA B200 data sheet; efficiency as SimuMax configs/system/b200_bf16_ceperm.json",
-    compute: blackwellSource,
+    compute: underLoad,
     links: `${busBandwidth} (B200, ring, 8 GiB); 400 Gb/s InfiniBand a GPU at 92 %`,
     host: pcie5.source,
     price: listPrice,
@@ -176,8 +189,8 @@ const gb200: Part = {
     fp8: 5000e12,
     fp4: 10000e12,
   },
-  achievedFlopsPerSecond: 1822e12 * blackwellSustained,
-  achievedFp8FlopsPerSecond: 3615.6e12 * blackwellSustained,
+  achievedFlopsPerSecond: 1822e12,
+  achievedFp8FlopsPerSecond: 3615.6e12,
   multiprocessors: 152,
   nodeCurves: { node: "b200", borrowed: true },
   nodesInDomain: 18,
@@ -185,7 +198,7 @@ const gb200: Part = {
   dollarsPerHour: 10.5,
   sources: {
     memory: "NVIDIA GB200 NVL72 data sheet; efficiency as the B200's",
-    compute: blackwellSource,
+    compute: underLoad,
     links: `${busBandwidth} (B200, ring, 8 GiB), assumed over the NVL72 domain; 400 Gb/s a GPU at 92 %`,
     host: chipToChip.source,
     price: listPrice,
@@ -238,7 +251,7 @@ export const parts: Readonly<Record<string, Part>> = {
     sources: {
       ...h100.sources,
       memory: "96 GB of HBM2e, as pytorch/torchtitan benchmarks state; efficiency assumed as on A100",
-      compute: `${achieved}, the H100's at 500 of 700 W`,
+      compute: `${underLoad}, the H100's at 500 of 700 W`,
     },
   },
   "h100-pcie": {
@@ -268,6 +281,7 @@ export const parts: Readonly<Record<string, Part>> = {
     peakFlopsPerSecond: { bf16: 148e12, f16: 148e12, tf32: 74e12, f32: 44e12, fp8: 296e12 },
     achievedFlopsPerSecond: 138e12,
     achievedFp8FlopsPerSecond: 275e12,
+    sustained: undefined,
     multiprocessors: 78,
     memoryBytesPerSecond: 4e12,
     dollarsPerHour: 3,
@@ -288,7 +302,7 @@ export const parts: Readonly<Record<string, Part>> = {
     sources: {
       ...h100.sources,
       memory: "NVIDIA H200 data sheet; efficiency of operators assumed as on A100",
-      compute: `${achieved}, the H100's figure: same chip`,
+      compute: `${underLoad}, the H100's figure: same chip`,
     },
   },
   b200,
@@ -296,8 +310,9 @@ export const parts: Readonly<Record<string, Part>> = {
     ...b200,
     memoryBytes: 275040 * mebibyte,
     peakFlopsPerSecond: { ...b200.peakFlopsPerSecond, fp4: 13500e12 },
-    achievedFlopsPerSecond: 1769e12 * blackwellSustained,
-    achievedFp8FlopsPerSecond: 3353.3e12 * blackwellSustained,
+    achievedFlopsPerSecond: 1769e12,
+    achievedFp8FlopsPerSecond: 3353.3e12,
+    sustained: sustained.ultra,
     nodeCurves: { node: "b200", borrowed: true },
     networkBytesPerSecond: 92e9,
     dollarsPerHour: 10.3,
@@ -315,12 +330,13 @@ export const parts: Readonly<Record<string, Part>> = {
     peakFlopsPerSecond: { ...gb200.peakFlopsPerSecond, fp4: 15000e12 },
     achievedFlopsPerSecond: gb200.achievedFlopsPerSecond * atPower(1400, 1200),
     achievedFp8FlopsPerSecond: gb200.achievedFp8FlopsPerSecond! * atPower(1400, 1200),
+    sustained: sustained.ultra,
     networkBytesPerSecond: 92e9,
     dollarsPerHour: 12.6,
     sources: {
       ...gb200.sources,
       memory: "NVIDIA GB300 NVL72 data sheet; efficiency as the B200's",
-      compute: `${blackwellSource}, the GB200's at 1400 of 1200 W`,
+      compute: `${underLoad}, the GB200's at 1400 of 1200 W`,
       links: `${busBandwidth} (B200, ring, 8 GiB), assumed over the NVL72 domain; 800 Gb/s a GPU at 92 %`,
       price: "assumed as 1.2 times the GB200's",
     },

@@ -28,13 +28,14 @@ function curve(best: number, tailSeconds: number): ComputeTable["points"] {
   return points;
 }
 
-/** Best matrix product of a part in a type: measured in 16 bit and fp8, the same share of the peak elsewhere. */
+/** Best matrix product of a part in a type that lasts: measured in 16 bit and fp8, the same share of the peak elsewhere. */
 function bestProduct(part: Part, dtype: Dtype): number {
   const { peakFlopsPerSecond: peaks, achievedFlopsPerSecond, achievedFp8FlopsPerSecond } = part;
-  if (achievedFp8FlopsPerSecond && dtype === "fp8") return achievedFp8FlopsPerSecond;
+  const { wide = 1, fp8 = 1 } = part.sustained ?? {};
+  if (achievedFp8FlopsPerSecond && dtype === "fp8") return fp8 * achievedFp8FlopsPerSecond;
   if (achievedFp8FlopsPerSecond && dtype === "fp4")
-    return (achievedFp8FlopsPerSecond * peaks.fp4!) / peaks.fp8!;
-  return (achievedFlopsPerSecond * (peaks as Partial<Record<Dtype, number>>)[dtype]!) / peaks.f16;
+    return (fp8 * achievedFp8FlopsPerSecond * peaks.fp4!) / peaks.fp8!;
+  return (wide * achievedFlopsPerSecond * (peaks as Partial<Record<Dtype, number>>)[dtype]!) / peaks.f16;
 }
 
 function computeTables(part: Part): ComputeTable[] {
@@ -55,7 +56,8 @@ function computeTables(part: Part): ComputeTable[] {
   for (const dtype of ["bf16", "f16"] as const) {
     if (!part.peakFlopsPerSecond[dtype]) continue;
     const source = `${part.sources.compute} x ${attentionShare} (SimuMax configs/system, sdp_fwd)`;
-    add("attention", dtype, part.achievedFlopsPerSecond * attentionShare, source);
+    const share = attentionShare * (part.sustained?.attention ?? 1);
+    add("attention", dtype, part.achievedFlopsPerSecond * share, source);
   }
   const bandwidth = part.memoryBytesPerSecond * part.memoryEfficiency;
   const shares = { elementwise: 1, reduction: 1, copy: permuteShare, loss: part.lossShare ?? lossShare };

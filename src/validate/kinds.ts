@@ -111,6 +111,19 @@ const megatronCore: Software = {
     "NVIDIA recipes: Transformer Engine attention, distributed optimizer, sequence parallelism with TP > 1",
 };
 
+/**
+ * NVIDIA's benchmark recipes (NeMo scripts/performance, Megatron-Bridge perf_recipes, dgxc-benchmarking): gradients are
+ * reduced in bf16 (`grad_reduce_in_fp32=False`, `grad_sync_dtype: bf16`), tensor-parallel collectives overlap with
+ * products (`tp_comm_overlap`), interleaved pipelines with sends (`overlap_p2p_comm`), and the loss is fused.
+ */
+const nvidiaRecipe: Software = {
+  ...megatronCore,
+  bf16Gradients: "bf16",
+  lossBytes: 20,
+  overlap: { tensor: 0.6, pipelineTransfer: 0.8 },
+  source: `${megatronCore.source}; bf16 gradients, tp_comm_overlap, overlap_p2p_comm, fused cross entropy`,
+};
+
 const fullySharded: Software = {
   ...unknown,
   name: "PyTorch FSDP",
@@ -205,16 +218,18 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     expertsEverywhere: true,
     source: "NeMo Automodel: models of Hugging Face under FSDP2",
   },
-  NEMO: { ...megatronCore, expertTensor: "one" },
-  DGXC: megatronCore,
-  MCOREH100: megatronCore,
+  NEMO: { ...nvidiaRecipe, expertTensor: "one" },
+  DGXC: nvidiaRecipe,
+  MCOREH100: nvidiaRecipe,
   MCORECI: megatronCore,
   SIMUMAX: {
     ...megatronCore,
     vocabularyMultiple: 1,
+    overlapsGradients: false,
     expertTensor: "one",
     memory: "allocated",
-    source: "SimuMax's runs of Megatron-Core: distributed optimizer; memory is max_memory_allocated",
+    source:
+      "SimuMax's runs of Megatron-Core: distributed optimizer, no communication overlap; memory is max_memory_allocated",
   },
   INTERN: {
     ...unknown,

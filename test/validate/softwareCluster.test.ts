@@ -6,7 +6,7 @@ import { underSoftware } from "../../src/validate/softwareCluster.js";
 
 const h100 = clusterPreset("h100-sxm:8x2");
 const a100 = clusterPreset("a100-80:8x2");
-const megatronCore = softwareOf("NEMO");
+const megatronCore = softwareOf("MCORECI");
 
 /** TFLOP/s of causal attention with heads of 128 over 16 k tokens, by pass. */
 function attentionRate(cluster: typeof h100, backward: boolean): number {
