@@ -31,6 +31,11 @@ export interface Kernels {
   dropout?: boolean;
   /** What the loss keeps of the logits, and what its backward adds: see `lossBytes`. `fused` by default. */
   loss?: "fused" | "eager" | "compiled" | "inPlace";
+  /**
+   * Where a token's choices are weighted: the experts' `outputs`, which stay for the gradient of the weights, or the
+   * `activations` between their products, which stay anyway (Megatron-Core since 0.12). `outputs` by default.
+   */
+  expertWeights?: "outputs" | "activations";
 }
 
 /** A tensor as an operand, with loop dimensions for the axes whose names differ from them. */

@@ -69,7 +69,7 @@ describe("bytes of the loss", () => {
     // Bytes a logit in all, and of them those of the gradient.
     [undefined, 6, 2],
     ["fused", 6, 2],
-    ["eager", 12, 8],
+    ["eager", 14, 10],
     ["compiled", 4, 2],
     ["inPlace", 2, 0],
   ] as const)("%s", async (loss, all, gradient) => {

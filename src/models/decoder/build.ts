@@ -4,7 +4,7 @@ import { GraphBuilder } from "../graph.js";
 import { architectureOf } from "./architecture.js";
 import { learnedPositions, outputHead, tokenEmbedding } from "./ends.js";
 import { decoderLayer, decoderNorm } from "./layer.js";
-import { join, projection, rescale } from "./parts.js";
+import { dropOut, join, projection, rescale } from "./parts.js";
 import type { DecoderLayer, DecoderSpec } from "./spec.js";
 
 /** The document of a decoder: embedding, layers, further predictions, head. */
@@ -60,6 +60,7 @@ function embedding(g: GraphBuilder, c: DecoderSpec): { out: Tensor; weight: Tens
     if (c.scaledEmbedding) out = rescale(g, "scale", module, out);
     if (names.positions) out = learnedPositions(g, { ...names.positions, positions: c.maxSequence }, out);
     if (embeddingNorm) out = decoderNorm(g, c, "embedding_norm", embeddingNorm, out);
+    if (g.kernels.dropout) out = dropOut(g, "embedding_dropout", module, out);
     return { out, weight: table.weight };
   });
 }

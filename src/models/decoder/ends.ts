@@ -76,11 +76,11 @@ export function learnedPositions(
 /**
  * Bytes a logit of a loss in 16-bit training: what waits for the backward, and what that holds beside it. `eager` is
  * PyTorch's cross_entropy of `logits.float()`: f32 log-probabilities, then the f32 gradients of the choice and of the
- * log-softmax at once. `compiled` keeps the 16-bit logits, which `inPlace` turns into their gradient (flash-attention's
+ * log-softmax at once, beside the block of the 16-bit logits, which the allocator holds for their gradient. `compiled` keeps the 16-bit logits, which `inPlace` turns into their gradient (flash-attention's
  * fused loss with inplace_backward). `fused` is an f32 copy with a 16-bit gradient, which needs no entry.
  */
 const lossBytes = {
-  eager: { savedBytes: 4, gradientBytes: 8 },
+  eager: { savedBytes: 4, gradientBytes: 10 },
   compiled: { savedBytes: 2, gradientBytes: 2 },
   inPlace: { savedBytes: 2, gradientBytes: 0 },
 } as const;

@@ -80,7 +80,7 @@ export function mixtureOfExperts(g: GraphBuilder, spec: ExpertsSpec, x: Tensor):
     dims: { ...routed, hidden },
     fixed: ["choice"],
     flops: { forward, backward: 2 * forward },
-    saved: [expertOut, weights, indices],
+    saved: [...(g.kernels.expertWeights === "activations" ? [] : [expertOut]), weights, indices],
     attributes: { topK: choice },
   });
   if (!spec.shared) return combined;

@@ -154,6 +154,26 @@ export function add(g: GraphBuilder, id: string, module: string, ...terms: Tenso
   return out;
 }
 
+/** Dropout of a tensor by itself; saves its mask. */
+export function dropOut(g: GraphBuilder, id: string, module: string, x: Tensor): Tensor {
+  const axes = axesOf(x);
+  const out = g.activation(`${id}.out`, axes);
+  const mask = g.activation(`${id}.mask`, axes, "bool");
+  const flops = elements(axes);
+  g.operator({
+    id,
+    kind: "elementwise",
+    name: "dropout",
+    module,
+    inputs: [x],
+    outputs: [out, mask],
+    dims: axes,
+    flops: { forward: flops, backward: flops },
+    saved: [mask],
+  });
+  return out;
+}
+
 /** The tensors one behind the other along a new or a wider axis: a copy; saves nothing. */
 export function join(
   g: GraphBuilder,
