@@ -40,8 +40,12 @@ export interface LayerCost {
   expertParameters: number;
   /** Those among them that are stored elsewhere too, and only once where both places are one device. */
   tiedParameters: number;
+  /** Elements of the weights of products that one device holds: of each shape once, and of the largest parameter. */
+  weights: { shapes: ReadonlyMap<string, number>; largest: number };
   /** Activation bytes that one micro-batch keeps from forward to backward. */
   savedBytes: Readonly<Record<Recompute, number>>;
+  /** Those where checkpointing keeps every second product: see \`MemoryHabits.keeps\`. */
+  productBytes: number;
   /** Seconds that recomputing adds to the backward pass, and the communication among them. */
   recomputeSeconds: Readonly<Record<Recompute, number>>;
   recomputeCommunicationSeconds: Readonly<Record<Recompute, number>>;
@@ -162,6 +166,8 @@ export function priceLayer(
   let tiedParameters = 0;
   let attentionSeconds = 0;
   let calls = 0;
+  const shapes = new Map<string, number>();
+  let largest = 0;
   const contextSeconds = { forward: 0, backward: 0 };
   const expertSeconds = { forward: 0, backward: 0 };
   for (const [i, operator] of operators.entries()) {
@@ -177,6 +183,9 @@ export function priceLayer(
     if (operator.kind === "grouped_linear") expertParameters += held.all / input.expertGroup.size;
     else parameters += held.all;
     tiedParameters += held.tied;
+    const weight = localWeight(operator, strategy, input);
+    if (weight && operator.kind !== "embedding") shapes.set(weight.shape, weight.elements);
+    largest = Math.max(largest, weight?.elements ?? 0);
     addSeconds(contextSeconds, contextExchange(operator, strategy, seconds, input));
     addSeconds(expertSeconds, expertExchange(operator, strategy, input));
   }
@@ -192,6 +201,7 @@ export function priceLayer(
   let logitsBytes = 0;
   let logitsGradientBytes = 0;
   const saved = { none: 0, selective: 0 };
+  let productBytes = 0;
   for (const flow of built.tensors) {
     const boundary = boundaryPlacement(flow.tensor, sequenceParallel);
     const produced = flow.producer
@@ -216,6 +226,7 @@ export function priceLayer(
         ? Math.min(flow.bytes, ...uses.map((use) => local(flow.bytes, use.placement)))
         : local(flow.bytes, produced);
     if (!flow.producer) boundaryBytes += stored;
+    if (!flow.producer || kept.products.has(flow.tensor.id)) productBytes += stored;
     if (flow.leaves) outputBytes += local(flow.bytes, boundary);
     if (isLogits) {
       const own = bytesPerElement[flow.tensor.dtype];
@@ -240,6 +251,8 @@ export function priceLayer(
     parameters,
     expertParameters,
     tiedParameters,
+    weights: { shapes, largest },
+    productBytes,
     savedBytes: { none: saved.none, selective: saved.selective, full: boundaryBytes },
     recomputeSeconds: {
       none: 0,
@@ -275,11 +288,42 @@ function localParameters(
   return count;
 }
 
+/** Products whose weights have gradients of a matrix each, and the table that tokens are looked up in. */
+const weighted: ReadonlySet<Operator["kind"]> = new Set(["linear", "grouped_linear", "embedding"]);
+
+/**
+ * What one device holds of an operator's weights: those of one product are one tensor, and of experts one's are meant.
+ * Operators of one shape and placement have weights of one shape.
+ */
+function localWeight(
+  operator: Operator,
+  strategy: Strategy,
+  { context, group }: LayerProblemInput,
+): { shape: string; elements: number } | undefined {
+  if (!weighted.has(operator.kind)) return undefined;
+  const shapes: string[] = [];
+  let elements = 0;
+  const results = new Set(operator.outputs.flatMap(({ dims }) => dims));
+  for (const [i, { tensor: id, dims }] of operator.inputs.entries()) {
+    const tensor = context.tensors.get(id)!;
+    // Biases have no axis that is contracted.
+    const isWeight = dims.some((dim) => dim !== null && dim !== "expert" && !results.has(dim));
+    if (tensor.kind !== "parameter" || !isWeight) continue;
+    const { placement } = strategy.inputs[i]!;
+    const own = tensor.shape.filter((_, axis) => dims[axis] !== "expert");
+    const split = placement.kind === "shard" && dims[placement.axis] !== "expert";
+    elements += own.reduce((all, n) => all * n, 1) / (split ? group.size : 1);
+    shapes.push(`${own.join("x")}/${split ? dims[placement.axis] : ""}`);
+  }
+  return elements > 0 ? { shape: shapes.join("+"), elements } : undefined;
+}
+
 /**
  * Tensors that stay from forward to backward. Selective recomputation repeats the attention core (Korthikanti
- * et al. 2022, section 5): what only attention keeps is dropped, its inputs stay.
+ * et al. 2022, section 5): what only attention keeps is dropped, its inputs stay. By products, the results of every
+ * second one and of attention stay, where something that the backward reads is made from them.
  */
-function keptTensors(operators: readonly Operator[]): { none: Set<string>; selective: Set<string> } {
+function keptTensors(operators: readonly Operator[]): Record<"none" | "selective" | "products", Set<string>> {
   const none = new Set<string>();
   const selective = new Set<string>();
   for (const operator of operators) {
@@ -289,7 +333,20 @@ function keptTensors(operators: readonly Operator[]): { none: Set<string>; selec
       if (operator.kind !== "attention" || !isOutput) selective.add(id);
     }
   }
-  return { none, selective };
+  const read = new Set(none);
+  for (const { inputs, outputs } of operators.toReversed()) {
+    if (outputs.some(({ tensor }) => read.has(tensor))) for (const { tensor } of inputs) read.add(tensor);
+  }
+  const products = new Set<string>();
+  let count = 0;
+  for (const { kind, outputs } of operators) {
+    for (const { tensor } of outputs) {
+      const isProduct = kind === "linear" || kind === "grouped_linear";
+      const stays = kind === "attention" || (isProduct && count++ % 2 === 0);
+      if (stays && read.has(tensor)) products.add(tensor);
+    }
+  }
+  return { none, selective, products };
 }
 
 /** Ids of the tensors that a loss reads. */

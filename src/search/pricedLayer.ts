@@ -1,5 +1,5 @@
 import type { Device, Recompute } from "../contracts/index.js";
-import { stateBytes } from "../cost/memory.js";
+import { keepsProducts, stateBytes } from "../cost/memory.js";
 import { exposedSeconds, overlapOf } from "../cost/overlap.js";
 import type { BlockPattern } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
@@ -48,6 +48,8 @@ export type PricedLayer = Record<(typeof layerFields)[number], number> & {
   logitsGradientBytes: number;
   outputBytes: number;
   tiedParameters: number;
+  /** Bytes of what products hand to autograd for each shape of weight, where they add gradients up by themselves. */
+  standIns: ReadonlyMap<string, number>;
 };
 
 export type LayerField = (typeof layerFields)[number];
@@ -68,14 +70,19 @@ export function priceChain(chain: LayerChain, configuration: Configuration, mode
   const groups = groupsOf(configuration);
   const { recompute, recomputeLayers } = configuration;
   const lossSeconds = models.cluster.microBatchSeconds?.value ?? 0;
-  const priced = (layers: readonly LayerCost[], how: Recompute) =>
-    layers.map((layer) => priceLayer(layer, how, configuration, groups, models));
+  const { habits } = models.memory;
+  const ends = { fused: false, byProducts: false };
+  // The tables at both ends are products of the model's own code, whose gradients are added by autograd, and which
+  // nothing repeats.
+  const inner = { fused: habits.fusedWeightGradients, byProducts: keepsProducts(habits, configuration) };
+  const priced = (layers: readonly LayerCost[], how: Recompute, place = ends) =>
+    layers.map((layer) => priceLayer(layer, how, place, configuration, groups, models));
   const { pattern, blocks: kinds } = chain;
   return {
     embedding: priced(chain.embedding, "none"),
     pattern,
-    blocks: priced(kinds, recompute),
-    whole: recomputeLayers > 0 && recompute !== "full" ? priced(kinds, "full") : undefined,
+    blocks: priced(kinds, recompute, inner),
+    whole: recomputeLayers > 0 && recompute !== "full" ? priced(kinds, "full", inner) : undefined,
     head: priced(chain.head, "none").map((layer, i) => (i === 0 ? withHost(layer, lossSeconds) : layer)),
   };
 }
@@ -88,6 +95,7 @@ function withHost(layer: PricedLayer, seconds: number): PricedLayer {
 function priceLayer(
   layer: LayerCost,
   recompute: Recompute,
+  { fused, byProducts }: { fused: boolean; byProducts: boolean },
   configuration: Configuration,
   groups: Groups,
   models: CostModels,
@@ -119,12 +127,13 @@ function priceLayer(
     recompute === "full"
       ? Math.max(layer.savedBytes.none, layer.savedBytes.full)
       : layer.savedBytes[recompute];
-  const saved = layer.savedBytes[recompute];
+  const saved = byProducts ? layer.productBytes : layer.savedBytes[recompute];
   const away = configuration.offload === "activations" || configuration.offload === "both";
   const link = device.device.hostBytesPerSecond?.value ?? assumedHostBytesPerSecond;
   const moving = away ? saved / link : 0;
   const movedForward = exposedSeconds(moving, layer.forwardSeconds, 1);
   const movedBackward = exposedSeconds(moving, busyBackward, 1);
+  const element = stateBytes(models.job).parameter;
   const host = hostSeconds(layer, configuration, device.device);
   const hostForward = waitSeconds(layer.forwardSeconds, host.forward);
   const hostBackward =
@@ -149,14 +158,22 @@ function priceLayer(
     between: away ? 0 : between,
     weights: layer.weightGradientSeconds,
     recomputed: layer.savedBytes.none - saved,
-    // Two layers' activations are on their way while one computes.
-    workspace: layer.workspaceBytes + gather.bytes + (away ? 2 * saved : 0),
+    // Two layers' activations are on their way while one computes. Gathered gradients are whole anyway.
+    workspace:
+      layer.workspaceBytes +
+      (gather.bytes || (fused ? 0 : layer.weights.largest * element)) +
+      (away ? 2 * saved : 0),
+    standIns: fused
+      ? new Map([...layer.weights.shapes].map(([shape, elements]) => [shape, elements * element]))
+      : noStandIns,
     logitsBytes: layer.logitsBytes,
     logitsGradientBytes: layer.logitsGradientBytes,
     outputBytes: layer.outputBytes,
     tiedParameters: layer.tiedParameters,
   };
 }
+
+const noStandIns: ReadonlyMap<string, number> = new Map();
 
 /** Seconds that the host takes to call a layer's kernels; 0 where the calls are in the kernels' times. */
 function hostSeconds(

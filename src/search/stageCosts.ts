@@ -42,7 +42,16 @@ export interface StageFootprint extends StageContents {
 type EndSums = Record<LayerField, number>;
 
 /** Bytes of embedding and head on the stage that holds them. */
-type EndExtra = Pick<PricedLayer, "logitsBytes" | "logitsGradientBytes" | "workspace">;
+interface EndExtra {
+  logitsBytes: number;
+  logitsGradientBytes: number;
+  /** Most bytes inside one call of the embedding, and of the head. */
+  embedding: number;
+  head: number;
+  /** With blocks on the stage: most bytes inside one call, and what recomputation brings back beyond the logits. */
+  workspace: number;
+  recomputed: number;
+}
 
 type HotField = "forward" | "backward" | "saved" | "parameters" | "expertParameters";
 
@@ -64,6 +73,8 @@ export class StageCosts {
   readonly #transferSeconds: Float64Array;
   readonly #tiedSeconds: number;
   readonly #recomputedBytes: number;
+  /** Bytes that blocks keep for autograd in place of weight gradients. */
+  readonly #standInBytes: number;
   /** Most bytes that blocks hold inside one call. */
   readonly workspaceBytes: number;
   readonly #endCache: (EndSums | undefined)[] = [];
@@ -136,6 +147,8 @@ export class StageCosts {
     const kinds = [...blocks, ...(whole ?? [])];
     this.#recomputedBytes = Math.max(0, ...kinds.map((block) => block.recomputed));
     this.workspaceBytes = Math.max(0, ...kinds.map((block) => block.workspace));
+    const standIns = new Map(kinds.flatMap((block) => [...block.standIns]));
+    this.#standInBytes = [...standIns.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
 
   /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
@@ -211,13 +224,15 @@ export class StageCosts {
       betweenBytes: this.#range("between", start, end) + ends.between,
       logitsBytes: 0,
       logitsGradientBytes: 0,
-      workspaceBytes: end > start ? this.workspaceBytes : 0,
-      recomputedBytes: end > start ? this.#recomputedBytes : 0,
+      workspaceBytes: 0,
+      recomputedBytes: 0,
     };
     const extra = this.#endExtra(stage);
     footprint.logitsBytes = extra.logitsBytes;
     footprint.logitsGradientBytes = extra.logitsGradientBytes;
-    footprint.workspaceBytes = Math.max(footprint.workspaceBytes, extra.workspace);
+    const within = this.#within(extra, end > start, footprint.savedBytes);
+    footprint.workspaceBytes = within.workspace;
+    footprint.recomputedBytes = within.recomputed;
     return footprint;
   }
 
@@ -260,13 +275,14 @@ export class StageCosts {
     const expert = this.#part(expertParameters[0], expertParameters[1], start, end) + ends.expertParameters;
     const activations = this.#part(saved[0], saved[1], start, end) + ends.saved;
     const extra = this.#endExtra(stage);
+    const within = this.#within(extra, end > start, activations);
     const bytes =
       dense * this.#bytesEach.dense +
       expert * this.#bytesEach.expert +
       activations * inFlightMicroBatches(stage, pipeline, microBatches) +
       extra.logitsBytes +
-      (end > start ? this.#recomputedBytes : 0) +
-      Math.max(extra.workspace, end > start ? this.workspaceBytes : 0);
+      within.workspace +
+      within.recomputed;
     return this.#models.memory.reservedOf(bytes);
   }
 
@@ -384,15 +400,38 @@ export class StageCosts {
     const place = stage === 0 ? 0 : stage === last ? 2 : 1;
     let extra = this.#extraCache[place];
     if (!extra) {
-      extra = { logitsBytes: 0, logitsGradientBytes: 0, workspace: 0 };
+      extra = { logitsBytes: 0, logitsGradientBytes: 0, embedding: 0, head: 0, workspace: 0, recomputed: 0 };
+      const { embedding, head } = this.chain;
       for (const layer of this.#ends(stage)) {
         extra.logitsBytes += layer.logitsBytes;
         extra.logitsGradientBytes += layer.logitsGradientBytes;
-        extra.workspace = Math.max(extra.workspace, layer.workspace);
       }
+      const most = (layers: readonly PricedLayer[]) => Math.max(0, ...layers.map((layer) => layer.workspace));
+      if (stage === 0) extra.embedding = most(embedding);
+      if (stage === last) extra.head = most(head);
+      // A micro-batch's logits are gone before its blocks go backward: the fuller of both moments counts.
+      const ends = extra.logitsBytes + extra.head;
+      const beyond = Math.max(0, this.#recomputedBytes + this.workspaceBytes - ends);
+      extra.recomputed = Math.min(beyond, this.#recomputedBytes);
+      extra.workspace = extra.head + beyond - extra.recomputed + this.#standInBytes;
       this.#extraCache[place] = extra;
     }
     return extra;
+  }
+
+  /**
+   * What a stage holds within its calls: of all its layers the most, as they run one after the other.
+   * @param saved of one micro-batch, which is gone when the embedding goes backward.
+   */
+  #within(
+    { embedding, head, workspace, recomputed, logitsBytes }: EndExtra,
+    withBlocks: boolean,
+    saved: number,
+  ): { workspace: number; recomputed: number } {
+    const within = withBlocks ? { workspace, recomputed } : { workspace: head, recomputed: 0 };
+    const before = saved + logitsBytes + within.workspace + within.recomputed;
+    within.workspace += Math.max(0, embedding - before);
+    return within;
   }
 
   #transfers(stage: number): number {

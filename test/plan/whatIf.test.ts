@@ -79,9 +79,9 @@ describe("planWhatIf", () => {
       expect(answers[i]!.plan!.estimate).toEqual(alone.estimate);
       expect(answers[i]!.choices).toEqual(choiceChanges(base, alone));
     }
-    // Twice the devices take less than the time, but not less than half of it.
+    // Twice the devices take about half of the time, or less where sharding over more of them spares recomputation.
     const more = answers[0]!.plan!.estimate.stepSeconds / base.estimate.stepSeconds;
-    expect(more).toBeGreaterThan(0.5);
+    expect(more).toBeGreaterThan(0.4);
     expect(more).toBeLessThan(0.7);
     expect(answers[3]!.plan!.estimate.stepSeconds).toBeGreaterThan(base.estimate.stepSeconds);
   });
