@@ -1,6 +1,14 @@
 import type { Dtype, Runtime, Zero } from "../contracts/index.js";
+import { type MemoryHabits, plainHabits } from "../cost/memory.js";
 import type { OverlapKind } from "../cost/overlap.js";
 import type { Kernels } from "../models/graph.js";
+import {
+  deepSpeedBrain,
+  deepSpeedHalf,
+  megatronCoreHabits,
+  shardedHabits,
+  torchtitanHabits,
+} from "./habits.js";
 
 /**
  * Kinds of cluster that runs were measured on: the software that the prefix of a row's id stands for, on one GPU. What
@@ -38,6 +46,8 @@ export interface Software {
   keepsGradients: boolean;
   /** What the loss keeps of the logits: see `Kernels`. */
   loss: NonNullable<Kernels["loss"]>;
+  /** Where the weights of a token's experts are applied: see `Kernels`. */
+  expertWeights: NonNullable<Kernels["expertWeights"]>;
   /** Type of activations and parameters where `precision` is blank. */
   dtype: Extract<Dtype, "bf16" | "f16">;
   /** Tensor-parallel degree inside an expert: that of the rest, or 1. */
@@ -59,9 +69,16 @@ export interface Software {
    * device shows, with the context of driver and libraries.
    */
   memory: "allocated" | "reserved" | "device";
+  /** Bytes of the unit that it prints. */
+  memoryUnit: number;
+  /** What it holds beside a model's tensors, in f16 and in bf16. */
+  habits: Readonly<Record<"f16" | "bf16", MemoryHabits>>;
   /** Where these facts come from. */
   source: string;
 }
+
+const gibibyte = 2 ** 30;
+const always = (habits: MemoryHabits) => ({ f16: habits, bf16: habits });
 
 const unknown: Software = {
   name: "unknown",
@@ -78,11 +95,14 @@ const unknown: Software = {
   bf16Gradients: "f32",
   keepsGradients: false,
   loss: "fused",
+  expertWeights: "outputs",
   dtype: "bf16",
   expertTensor: "tensor",
   selective: "attention",
   shortEnds: false,
   memory: "reserved",
+  memoryUnit: gibibyte,
+  habits: always(plainHabits),
   source: "no source is known for this prefix: what most training code does today",
 };
 
@@ -107,8 +127,11 @@ const megatronCore: Software = {
   zero: 1,
   sequenceParallel: true,
   vocabularyMultiple: 128,
+  loss: "inPlace",
+  expertWeights: "activations",
+  habits: always(megatronCoreHabits),
   source:
-    "NVIDIA recipes: Transformer Engine attention, distributed optimizer, sequence parallelism with TP > 1",
+    "NVIDIA recipes: Transformer Engine attention and fused cross-entropy, distributed optimizer, sequence parallelism with TP > 1",
 };
 
 /**
@@ -131,6 +154,7 @@ const fullySharded: Software = {
   flash: "second",
   zero: 3,
   sequenceParallel: true,
+  habits: always(shardedHabits),
   source: "PyTorch FSDP with scaled dot-product or flash attention, no dropout",
 };
 
@@ -168,7 +192,10 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     ...megatron,
     name: "Megatron-DeepSpeed",
     keepsGradients: true,
-    source: `BigScience's Megatron-DeepSpeed (tr11-176B-ml); ${megatron.source}`,
+    // nvidia-smi prints MiB, and "47GB" are 47 thousand of them.
+    memoryUnit: 1000 * 2 ** 20,
+    habits: { f16: deepSpeedHalf, bf16: deepSpeedBrain },
+    source: `BigScience's Megatron-DeepSpeed (tr11-176B-ml), memory from nvidia-smi; ${megatron.source}`,
   },
   SC21T1: megatron,
   SC21T2: megatron,
@@ -197,6 +224,7 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     loss: "eager",
     projections: "separate",
     lossBytes: 36,
+    habits: always(torchtitanHabits),
     source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
   },
   FMS: {

@@ -190,7 +190,7 @@ export function modelOfDimensions(
   const found = families.find(([pattern]) => pattern.test(name || "?"))![1];
   const { denseFfn, experts: mixture, ...family } = found;
   const ffn = dimensions.ffn ?? (family.gated ? Math.round((8 * hidden) / 3) : 4 * hidden);
-  const { vocabularyMultiple: multiple, projections, attention, dropout, loss } = software;
+  const { vocabularyMultiple: multiple, projections, attention, dropout, loss, expertWeights } = software;
   const vocabulary = dimensions.vocabulary ?? family.vocabulary;
   const padded = multiple > 1 && (tensor > 1 || software.padsWhole);
   const complete = {
@@ -206,7 +206,13 @@ export function modelOfDimensions(
     ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions), routed: experts, ffn } } : {}),
   };
   const unfused = attention === "materialized" && !takesFusedSoftmax((microBatch * heads) / tensor, sequence);
-  const kernels = { attention, dropout, loss, ...(unfused ? { softmax: "unfused" as const } : {}) };
+  const kernels = {
+    attention,
+    dropout,
+    loss,
+    expertWeights,
+    ...(unfused ? { softmax: "unfused" as const } : {}),
+  };
   const key = JSON.stringify([complete, kernels]);
   let model = models.get(key);
   if (!model) {

@@ -1,4 +1,6 @@
+import { referenceDevice } from "../cluster/index.js";
 import { type Cluster, type Estimate, type Model, MpoptError, type RunOptions } from "../contracts/index.js";
+import { MemoryModel } from "../cost/memory.js";
 import { assembleEstimate } from "../plan/assemble.js";
 import type { CostModels } from "../search/configuration.js";
 import { costModels } from "../search/joint.js";
@@ -88,8 +90,12 @@ class PricedCluster {
   async #estimate(run: RunInputs): Promise<Estimate | string> {
     const { model, job, configuration, boundaries } = run;
     // Layers depend on sequence and types alone; the batch is the configuration's.
+    const habits = run.software.habits[job.dtypes.parameters === "f16" ? "f16" : "bf16"];
     const key = `${job.sequence}/${job.runtime}/${Object.values(job.dtypes).join()}`;
-    const shared = entry(this.#models, key, () => costModels(this.#cluster, { ...job, globalBatch: 1 }));
+    const shared = entry(this.#models, key, () => ({
+      ...costModels(this.#cluster, { ...job, globalBatch: 1 }),
+      memory: new MemoryModel(this.#cluster, referenceDevice(this.#cluster), job, habits),
+    }));
     const chains = this.#layers.of(run, shared, key);
     const chain = await chains.chain(configuration);
     if (!chain) return `its layers cannot be divided so: ${chains.refusal?.message}`;
@@ -160,7 +166,7 @@ function predictionOf(run: RunInputs, estimate: Estimate): Prediction {
   return {
     id: run.id,
     stepSeconds,
-    memoryGiB: Math.max(...bytes) / 2 ** 30,
+    memoryGiB: Math.max(...bytes) / run.software.memoryUnit,
     feasible: fits(estimate),
     terms,
   };

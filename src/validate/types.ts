@@ -40,7 +40,7 @@ export interface Unpredicted {
 export interface Prediction {
   id: string;
   stepSeconds: number;
-  /** Of the fullest device, in what the source calls memory: see `Software.memory`. */
+  /** Of the fullest device, in what the source calls memory and in its unit: see `Software.memory`. */
   memoryGiB: number;
   /** Whether what is reserved fits the device, with whatever recomputation where the row leaves that open. */
   feasible: boolean;

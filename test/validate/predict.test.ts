@@ -8,7 +8,7 @@ import { PredictionCache, predictAll } from "../../src/validate/predict.js";
 import { readRuns, validateRuns } from "../../src/validate/validate.js";
 
 const table = readCsv(new URL("../data/validation/runs.csv", import.meta.url).pathname);
-const { runs } = readRuns(table);
+const { records, runs } = readRuns(table);
 const run = (id: string) => runs.find((each) => each.id === id)!;
 
 describe("predictions of runs", () => {
@@ -37,8 +37,23 @@ describe("predictions of runs", () => {
       expect(predictions[0]!.stepSeconds).toBeCloseTo(plan.estimate.stepSeconds, 9);
       expect(predictions[0]!.terms.compute).toBeCloseTo(estimatePlan(plan, model, sized).terms.compute, 9);
       const reserved = Math.max(...plan.estimate.memory.map((each) => each.reservedBytes));
-      expect(predictions[0]!.memoryGiB).toBeCloseTo(reserved / 2 ** 30, 6);
+      // The plan is for today's Megatron-Core, which holds a little else than the software of the run.
+      expect(predictions[0]!.memoryGiB / (reserved / 2 ** 30)).toBeCloseTo(1, 2);
     }
+  });
+
+  it("hold what was measured, on presets alone, and do not fit where runs ran out of memory", async () => {
+    const { predictions } = await predictAll(runs, clustersOfKinds());
+    let measured = 0;
+    for (const { id, memoryGiB, feasible } of predictions) {
+      const { memoryGiB: read, outOfMemory } = records.find((record) => record.id === id)!.measured;
+      if (outOfMemory) expect(feasible, id).toBe(false);
+      if (read === undefined) continue;
+      measured++;
+      expect(Math.abs(memoryGiB / read - 1), id).toBeLessThan(0.04);
+      expect(feasible, id).toBe(true);
+    }
+    expect(measured).toBeGreaterThanOrEqual(8);
   });
 
   it("add up: terms make the step", async () => {
