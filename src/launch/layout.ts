@@ -10,3 +10,18 @@ export function nodeLayout(plan: Plan): { world: number; nodes: number; ranksPer
   while (world % ranksPerNode) ranksPerNode -= 1;
   return { world, nodes: world / ranksPerNode, ranksPerNode };
 }
+
+/** Whether row r of the rank table holds the coordinates of rank r where the last axis of the mesh counts fastest. */
+export function isRowMajor({ mesh, rankTable }: Pick<Plan, "mesh" | "rankTable">): boolean {
+  const world = mesh.sizes.reduce((product, size) => product * size, 1);
+  if (rankTable.length !== world) return false;
+  return rankTable.every((row, rank) => {
+    let rest = rank;
+    const expected = [...mesh.sizes].reverse().map((size) => {
+      const coordinate = rest % size;
+      rest = Math.floor(rest / size);
+      return coordinate;
+    });
+    return row.length === expected.length && row.every((at, i) => at === expected[expected.length - 1 - i]);
+  });
+}

@@ -2,7 +2,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { axisSize, MpoptError, type Plan, readText, serialize } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
-import { nodeLayout } from "./layout.js";
+import { isRowMajor, nodeLayout } from "./layout.js";
 import { isPlainSchedule, scheduleCsvOf } from "./schedule.js";
 import { shellQuote } from "./shell.js";
 
@@ -102,20 +102,6 @@ function lossyTensor(plan: Plan): string[] {
     }
   }
   return lost;
-}
-
-function isRowMajor({ mesh, rankTable }: Plan): boolean {
-  const world = mesh.sizes.reduce((product, size) => product * size, 1);
-  if (rankTable.length !== world) return false;
-  return rankTable.every((row, rank) => {
-    let rest = rank;
-    const expected = [...mesh.sizes].reverse().map((size) => {
-      const coordinate = rest % size;
-      rest = Math.floor(rest / size);
-      return coordinate;
-    });
-    return row.length === expected.length && row.every((at, i) => at === expected[expected.length - 1 - i]);
-  });
 }
 
 function runScript(plan: Plan): string {

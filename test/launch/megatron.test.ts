@@ -4,26 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { clusterPreset } from "../../src/cluster/index.js";
 import type { Plan } from "../../src/contracts/index.js";
 import { exportPlan } from "../../src/launch/index.js";
-import { megatron, pipelineLayout } from "../../src/launch/megatron.js";
-import { loadModel } from "../../src/models/index.js";
-import { createPlan } from "../../src/plan/index.js";
-import { makePlan } from "./planFactory.js";
-
-/** Layout grammar of Megatron-LM, from its user guide: stages by `|`, `x*n` and `(xy)*n` repeat, commas are cosmetic. */
-function parseLayout(layout: string): string[] {
-  let text = layout.replaceAll(",", "");
-  for (;;) {
-    const next = text
-      .replace(/\(([^()]*)\)\*(\d+)/, (_all, group: string, n: string) => group.repeat(Number(n)))
-      .replace(/([EtmL|])\*(\d+)/, (_all, symbol: string, n: string) => symbol.repeat(Number(n)));
-    if (next === text) break;
-    text = next;
-  }
-  return text.split("|");
-}
+import { megatron } from "../../src/launch/megatron.js";
+import { megatronFlags, parseLayout } from "./megatronFlags.js";
+import { makePlan, type PlanWishes } from "./planFactory.js";
 
 /** Runs a script with `torchrun` replaced by a recorder: the words that it would have got, and its environment. */
 function recorded(
@@ -122,32 +107,6 @@ describe("the Megatron-LM exporter", () => {
     );
   });
 
-  it("gives Llama 3.1 405B on 2,048 GPUs a layout of 126 layers", async () => {
-    const plan = await createPlan({
-      model: loadModel("llama-3.1-405b"),
-      cluster: clusterPreset("h100-sxm:8x256"),
-      job: { globalBatch: 2048, sequence: 8192 },
-    });
-    expect(pipelineLayout(plan).replace(/[^t]/g, "").length).toBe(126);
-    expect(plan.lossyFor).toEqual({});
-    const flags = flagsOf(recorded(exported(plan).script).words);
-    expect(flags.get("--hidden-size")).toBe("16384");
-    expect(flags.get("--num-query-groups")).toBe("8");
-    expect(flags.has("--untie-embeddings-and-output-weights")).toBe(true);
-  });
-
-  it("describes experts and latent attention", async () => {
-    const plan = await createPlan({
-      model: loadModel("deepseek-v3"),
-      cluster: clusterPreset("h100-sxm:8x128"),
-      job: { globalBatch: 1024, sequence: 4096 },
-    });
-    const flags = flagsOf(recorded(exported(plan).script).words);
-    expect(flags.get("--num-experts")).toBe("256");
-    expect(flags.get("--moe-layer-freq")).toBe("([0]*3+[1]*58)");
-    expect(flags.get("--kv-lora-rank")).toBe("512");
-  });
-
   it("refuses to start on another number of nodes", () => {
     const plan = makePlan({ data: 4, deviceType: "cuda", parameters: "bf16", devicesPerNode: 2 });
     const done = recorded(exported(plan).script, { NNODES: "1" });
@@ -164,5 +123,221 @@ describe("the Megatron-LM exporter", () => {
     uneven.stages[1]!.recompute = "full";
     expect(megatron.lossy(uneven)).toHaveLength(1);
     expect(() => exportPlan(uneven, "megatron", join(tmpdir(), "mpopt-never"))).toThrow(/recomputation/);
+  });
+});
+
+const gpu: PlanWishes = { deviceType: "cuda", parameters: "bf16", sequence: 64 };
+const mixture = { routed: 8, topK: 2, ffn: 64, shared: 0, sharedFfn: 0, denseLayers: 0 };
+const split = { tensor: 2, sequenceParallel: true };
+
+describe("what Megatron-LM has no flag for", () => {
+  const cases: [string, PlanWishes, RegExp][] = [
+    ["ZeRO-2", { data: 2, zero: 2 }, /ZeRO-2.* stop at ZeRO-1/],
+    ["sharded parameters", { data: 2, zero: 3 }, /ZeRO-3.* stop at ZeRO-1/],
+    ["layers whole beside selective", { recompute: "selective", recomputeLayers: 1 }, /one or the other/],
+    ["offloaded activations", { offload: "activations" }, /Activations .* offloaded/],
+    ["an offloaded replicated state", { data: 2, offload: "optimizer" }, /replicated optimizer state/],
+    ["groups that do not divide", { data: 6, zero: 1, shards: 4 }, /groups of 4 .* the 6 ranks/],
+    [
+      "groups that do not divide experts' replicas",
+      { data: 8, zero: 1, shards: 2, experts: { expert: 8, tensor: 1 }, architecture: { experts: mixture } },
+      /1 ranks with equal experts .* 4 sharding groups/,
+    ],
+    [
+      "experts that do not divide",
+      { data: 3, experts: { expert: 3, tensor: 1 }, architecture: { experts: mixture } },
+      /8 experts do not divide over 3/,
+    ],
+    ["experts without any", { data: 2, experts: { expert: 2, tensor: 1 } }, /the model has none/],
+    [
+      "experts and split features of whole sequences",
+      { tensor: 2, architecture: { experts: mixture } },
+      /need sequence parallelism/,
+    ],
+    ["a ring with windows", { context: 2, architecture: { slidingWindow: 16 } }, /ring .* sliding windows/],
+    [
+      "too few key-value heads for all-to-all",
+      { ...split, context: 2, contextExchange: "all-to-all" },
+      /1 key-value heads .* 2 context-parallel/,
+    ],
+    [
+      "a sequence that does not halve",
+      { context: 4, sequence: 60 },
+      /60 tokens do not divide into two pieces for each of 4/,
+    ],
+    [
+      "sequence parallel pieces that do not divide",
+      { tensor: 4, sequenceParallel: true, context: 2, sequence: 60 },
+      /30 tokens do not divide over 4 tensor/,
+    ],
+    ["heads that do not divide", { tensor: 3 }, /4 attention heads do not divide over 3/],
+    [
+      "key-value heads that do not divide",
+      { tensor: 3, architecture: { heads: 6, keyValueHeads: 2 } },
+      /2 key-value heads neither/,
+    ],
+    ["positions by ALiBi", { architecture: { positions: "alibi" } }, /ALiBi/],
+    ["pieces of the sequence", { architecture: { attentionChunk: 8 } }, /pieces of the sequence/],
+    ["parallel branches", { architecture: { parallelResidual: true } }, /side by side/],
+    ["a gate with gelu", { architecture: { activation: "gelu" } }, /An MLP with gelu and a gate/],
+    ["ReLU", { architecture: { gated: false, activation: "relu" } }, /An MLP with relu has/],
+    ["biases in MLPs alone", { architecture: { mlpBias: true } }, /Biases in MLPs/],
+    [
+      "a bias behind attention alone",
+      { architecture: { attentionBias: true } },
+      /bias of attention's output/,
+    ],
+    [
+      "predictions with learned positions",
+      { family: "gpt2", architecture: { nextTokenPredictions: 1 } },
+      /predicts further tokens/,
+    ],
+    [
+      "split experts with biases",
+      { ...split, architecture: { experts: mixture, mlpBias: true, attentionBias: true } },
+      /Experts with biases/,
+    ],
+    ["Gemma 3", { architecture: { family: "gemma3_text" } }, /Gemma 3/],
+    ["GPT-OSS", { architecture: { family: "gpt_oss" } }, /GPT-OSS/],
+    ["Llama 4", { architecture: { family: "llama4_text", attentionChunk: 8 } }, /Llama 4/],
+    ["f8 gradients", { dtypes: { gradients: "fp8" } }, /Gradients are fp8/],
+    ["a narrow optimizer", { dtypes: { optimizer: "bf16" } }, /optimizer's state is bf16/],
+    ["unsummed gradients", { dtypes: { microBatchGradients: "bf16" } }, /beside their sums/],
+    ["fp4 products", { dtypes: { linear: "fp4" } }, /Linear layers compute in fp4/],
+  ];
+
+  it.each(cases)("%s", (_title, wishes, reason) => {
+    const lost = megatron.lossy(makePlan({ ...gpu, ...wishes }));
+    expect(lost).toHaveLength(1);
+    expect(lost[0]).toMatch(reason);
+  });
+
+  it("norms that the architecture does not name, and latent attention all-to-all", () => {
+    const plan = makePlan({ ...gpu, ...split });
+    const lost = (change: Partial<Plan>) => megatron.lossy({ ...plan, ...change });
+    expect(lost({})).toEqual([]);
+    const [embedding, norm, ...rest] = plan.operators;
+    const module = "decoder.layers.*.post_mlp_layernorm";
+    expect(lost({ operators: [...plan.operators, { ...norm!, modules: [module] }] })).toEqual([
+      "Norms behind each branch have no flag in Megatron-LM.",
+    ]);
+    expect(lost({ operators: [{ ...norm!, block: "embedding", operator: "layer_norm" }, ...rest] })).toEqual([
+      "A norm behind the embedding has no flag in Megatron-LM.",
+    ]);
+    const sharding = { tensor: { inputs: ["Shard(0)"], outputs: ["Shard(0)"] } };
+    expect(lost({ operators: [{ ...embedding!, sharding }, ...rest] })[0]).toMatch(
+      /as Megatron-LM splits it/,
+    );
+    expect(lost({ rankTable: [...plan.rankTable].reverse() })[0]).toMatch(/rank table/);
+    const mesh = {
+      ...plan.mesh,
+      axes: ["tensor", "data", "pipeline"] as Plan["mesh"]["axes"],
+      sizes: [2, 2, 1],
+    };
+    expect(lost({ mesh })[0]).toMatch(/ordered by tensor, data, pipeline/);
+    const latent = { queryRank: 0, keyValueRank: 8, ropeHeadSize: 4, noRopeHeadSize: 4, valueHeadSize: 4 };
+    const exchanged = {
+      ...gpu,
+      context: 2,
+      contextExchange: "all-to-all" as const,
+      architecture: { latent },
+    };
+    expect(megatron.lossy(makePlan(exchanged))).toEqual([
+      "Latent attention is not exchanged all-to-all in Megatron-LM; a ring is.",
+    ]);
+    expect(megatron.lossy(makePlan({ ...exchanged, contextExchange: "ring" }))).toEqual([]);
+  });
+});
+
+describe("the flags of a model", () => {
+  const flagsOfModel = (architecture: PlanWishes["architecture"], wishes: PlanWishes = {}) =>
+    megatronFlags(makePlan({ ...gpu, ...wishes, architecture }));
+
+  /** Value of a Python list expression of `+`, `*` and brackets. */
+  function pythonList(text: string): number[] {
+    let rest = text;
+    const sum = (): number[] => {
+      let list = product();
+      while (rest[0] === "+") {
+        rest = rest.slice(1);
+        list = [...list, ...product()];
+      }
+      return list;
+    };
+    const product = (): number[] => {
+      let list: number[];
+      if (rest[0] === "(") {
+        rest = rest.slice(1);
+        list = sum();
+        expect(rest[0]).toBe(")");
+        rest = rest.slice(1);
+      } else {
+        const [all, items] = /^\[([\d,]*)\]/.exec(rest)!;
+        rest = rest.slice(all.length);
+        list = items!.split(",").map(Number);
+      }
+      const times = /^\*(\d+)/.exec(rest);
+      if (!times) return list;
+      rest = rest.slice(times[0].length);
+      return Array.from({ length: Number(times[1]) }, () => list).flat();
+    };
+    const list = sum();
+    expect(rest).toBe("");
+    return list;
+  }
+
+  it("place experts in the layers that have some", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 40 }),
+        fc.nat({ max: 6 }),
+        fc.integer({ min: 1, max: 5 }),
+        (layers, first, every) => {
+          fc.pre(first < layers);
+          const experts = { ...mixture, denseLayers: first, every };
+          const found = flagsOfModel({ experts }, { layers }).get("--moe-layer-freq");
+          const wanted = Array.from({ length: layers }, (_, i) =>
+            i >= first && (i - first) % every === 0 ? 1 : 0,
+          );
+          if (found === undefined) expect(wanted).not.toContain(0);
+          else expect(pythonList(found)).toEqual(wanted);
+        },
+      ),
+    );
+  });
+
+  it("say windows, predictions, squared ReLU and routers", () => {
+    const windows = flagsOfModel({ slidingWindow: 16, fullAttentionEvery: 6 });
+    expect(windows.get("--window-size")).toBe("15,0");
+    expect(windows.get("--window-attn-skip-freq")).toBe("6");
+    expect([...flagsOfModel({ slidingWindow: 64 }).keys()].filter((name) => name.includes("window"))).toEqual(
+      [],
+    );
+    expect(flagsOfModel({ nextTokenPredictions: 2 }).get("--mtp-num-layers")).toBe("2");
+    const piped = flagsOfModel({ nextTokenPredictions: 1 }, { pipeline: 2 });
+    expect(piped.get("--pipeline-model-parallel-layout")).toBe("Et|tmL");
+    const squared = flagsOfModel({ gated: false, activation: "squared_relu", family: "nemotron" });
+    expect(["--squared-relu", "--apply-layernorm-1p"].every((name) => squared.has(name))).toBe(true);
+    expect(squared.has("--swiglu") || squared.has("--no-bias-gelu-fusion")).toBe(false);
+    const relu = flagsOfModel({ gated: false, activation: "relu2", mlpBias: true, attentionBias: true });
+    expect(relu.has("--no-bias-gelu-fusion")).toBe(true);
+    const corrected = flagsOfModel({
+      family: "deepseek_v3",
+      experts: { ...mixture, shared: 1, sharedFfn: 64 },
+    });
+    expect(corrected.get("--moe-router-score-function")).toBe("sigmoid");
+    expect(corrected.get("--moe-shared-expert-intermediate-size")).toBe("64");
+    expect(flagsOfModel({ experts: { ...mixture, topK: 1 } }).has("--moe-router-pre-softmax")).toBe(true);
+  });
+
+  it("say in which type gradients are summed", () => {
+    const types = (parameters: "bf16" | "f16", gradients: "f32" | "bf16" | "f16") => {
+      const names = [...flagsOfModel({}, { parameters, dtypes: { gradients } }).keys()];
+      return names.filter((name) => /^--(bf16|fp16|grad-reduce|accumulate)/.test(name));
+    };
+    expect(types("bf16", "f32")).toEqual(["--bf16"]);
+    expect(types("bf16", "bf16")).toEqual(["--bf16", "--grad-reduce-in-bf16"]);
+    expect(types("f16", "f32")).toEqual(["--fp16", "--accumulate-allreduce-grads-in-fp32"]);
+    expect(types("f16", "f16")).toEqual(["--fp16"]);
   });
 });

@@ -1,7 +1,9 @@
 import {
   type Architecture,
+  type ContextExchange,
   checkDocument,
   noTerms,
+  type Offload,
   type OperatorPlacement,
   type Plan,
   type Recompute,
@@ -25,7 +27,15 @@ export interface PlanWishes {
   micro?: number;
   sequence?: number;
   recompute?: Recompute;
+  /** Layers of each stage that are recomputed whole. */
+  recomputeLayers?: number;
   zero?: number;
+  /** Ranks of one sharding group; all with equal parameters where it is omitted. */
+  shards?: number;
+  offload?: Offload;
+  context?: number;
+  contextExchange?: ContextExchange;
+  experts?: { expert: number; tensor: number };
   sequenceParallel?: boolean;
   tied?: boolean;
   vocabulary?: number;
@@ -34,20 +44,29 @@ export interface PlanWishes {
   actions?: string[];
   deviceType?: "cuda" | "rocm" | "cpu";
   devicesPerNode?: number;
-  parameters?: "f32" | "bf16";
+  parameters?: "f32" | "bf16" | "f16";
+  /** Types beside that of the parameters; f32 where they are omitted. */
+  dtypes?: Partial<Plan["job"]["dtypes"]>;
   architecture?: Partial<Architecture>;
 }
 
 /** A small plan built by hand, with the placements of Megatron-style tensor parallelism. */
 export function makePlan(wishes: PlanWishes = {}): Plan {
   const { family = "llama", pipeline = 1, data = 1, tensor = 1, microBatches = 4, micro = 2 } = wishes;
-  const { sequence = 16, sequenceParallel = false, deviceType = "cpu" } = wishes;
+  const { sequence = 16, sequenceParallel = false, deviceType = "cpu", context = 1 } = wishes;
   const layers = wishes.layersPerStage?.reduce((sum, n) => sum + n, 0) ?? wishes.layers ?? 2;
-  const world = pipeline * data * tensor;
+  const world = pipeline * data * context * tensor;
   const architecture = makeArchitecture(family, layers, wishes);
-  const rankTable: number[][] = [];
-  for (let p = 0; p < pipeline; p++) {
-    for (let d = 0; d < data; d++) for (let t = 0; t < tensor; t++) rankTable.push([p, d, t]);
+  const mesh: Plan["mesh"] = {
+    axes: context > 1 ? ["pipeline", "data", "context", "tensor"] : ["pipeline", "data", "tensor"],
+    sizes: context > 1 ? [pipeline, data, context, tensor] : [pipeline, data, tensor],
+    sequenceParallel,
+    ...(context > 1 ? { contextExchange: wishes.contextExchange ?? "ring" } : {}),
+    ...(wishes.experts ? { experts: wishes.experts } : {}),
+  };
+  let rankTable: number[][] = [[]];
+  for (const size of mesh.sizes) {
+    rankTable = rankTable.flatMap((row) => Array.from({ length: size }, (_, i) => [...row, i]));
   }
   const plan: Plan = {
     schema: "mpopt.plan/1",
@@ -77,6 +96,7 @@ export function makePlan(wishes: PlanWishes = {}): Plan {
         parameters: wishes.parameters ?? "f32",
         gradients: "f32",
         optimizer: "f32",
+        ...wishes.dtypes,
       },
       optimizer: "adam",
       runtime: "portable",
@@ -84,7 +104,7 @@ export function makePlan(wishes: PlanWishes = {}): Plan {
       objective: "time",
       limits: { memoryFraction: 0.94, searchSeconds: 60 },
     },
-    mesh: { axes: ["pipeline", "data", "tensor"], sizes: [pipeline, data, tensor], sequenceParallel },
+    mesh,
     rankTable,
     stages: makeStages(family, layers, rankTable, pipeline, wishes),
     operators: makeOperators(family, tensor, sequenceParallel),
@@ -94,7 +114,12 @@ export function makePlan(wishes: PlanWishes = {}): Plan {
       ...(wishes.actions ? { actions: wishes.actions } : {}),
     },
     batch: { global: micro * microBatches * data, micro, sequence },
-    optimizer: { name: "adam", zero: wishes.zero ?? 0 },
+    optimizer: {
+      name: "adam",
+      zero: wishes.zero ?? 0,
+      ...(wishes.shards ? { shards: wishes.shards } : {}),
+      ...(wishes.offload ? { offload: wishes.offload } : {}),
+    },
     estimate: {
       stepSeconds: 0.05,
       tokensPerSecond: 1000,
@@ -192,6 +217,7 @@ function makeStages(
         ...(head ? [...after.map((name) => `${body}.${name}`), "lm_head"] : []),
       ],
       recompute: wishes.recompute ?? "none",
+      ...(wishes.recomputeLayers ? { recomputeLayers: Math.min(wishes.recomputeLayers, count) } : {}),
       forwardSeconds: 0.001,
       backwardSeconds: 0.002,
     };

@@ -5,9 +5,9 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import type { Plan } from "../../src/contracts/index.js";
 import { applyPlanPath, exporters, exportPlan, findPython } from "../../src/launch/index.js";
 import { scheduleByName, writeScheduleCsv } from "../../src/schedule/index.js";
+import { megatronFlags } from "./megatronFlags.js";
 import { makePlan, type PlanWishes } from "./planFactory.js";
 
 const folder = mkdtempSync(join(tmpdir(), "mpopt csv "));
@@ -80,17 +80,6 @@ function megatronOrder(rank: number, p: number, v: number, m: number, group: num
   for (let k = 0; k < total - warmUp; k++) order.push(forward(k + warmUp), backward(k));
   for (let k = total - warmUp; k < total; k++) order.push(backward(k));
   return order;
-}
-
-/** Flags of args.txt: one a line, values behind it, in the shell's single quotes where they need them. */
-function megatronFlags(plan: Plan): Map<string, string> {
-  const text = exporters.megatron!.files(plan)["args.txt"]!;
-  return new Map(
-    rows(text).map((line) => {
-      const [name, value = ""] = line.split(/ (.*)/s);
-      return [name!, value.replace(/^'(.*)'$/s, "$1")];
-    }),
-  );
 }
 
 /** Actions of one CSV row, by an expression of its own: overlapped pairs one after the other. */
