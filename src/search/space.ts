@@ -5,62 +5,20 @@ import {
   type Job,
   type Model,
   MpoptError,
-  type Offload,
   type Recompute,
-  type Runtime,
   type Zero,
 } from "../contracts/index.js";
 import type { StateSharding } from "../cost/memory.js";
 import { distinctLayers } from "../models/workload.js";
 import { divisors } from "./candidates.js";
 import { type Configuration, singleDevice } from "./configuration.js";
-
-/** What a runtime executes beside degrees, micro-batches and schedules. */
-interface RuntimeSpace {
-  context: readonly ContextExchange[];
-  experts: boolean;
-  zero: readonly Zero[];
-  /** Sharding groups smaller than all data-parallel ranks. */
-  hybrid: boolean;
-  /** Some layers of a stage recomputed, others not. */
-  recomputeLayers: boolean;
-  offload: readonly Offload[];
-}
-
-const basic: RuntimeSpace = {
-  context: [],
-  experts: false,
-  zero: [1, 0],
-  hybrid: false,
-  recomputeLayers: false,
-  offload: ["none"],
-};
-
-/**
- * `portable` and `torch` hold what `apply_plan.py` applies. Megatron-LM: `--context-parallel-size`, `--cp-comm-type`,
- * `--expert-model-parallel-size`, `--expert-tensor-parallel-size`, `--num-distributed-optimizer-instances`,
- * `--recompute-num-layers` with `--recompute-method block`, `--optimizer-cpu-offload`.
- */
-const spaces: Readonly<Record<Runtime, RuntimeSpace>> = {
-  portable: basic,
-  torch: basic,
-  megatron: {
-    context: ["ring", "all-to-all"],
-    experts: true,
-    zero: [1, 0],
-    hybrid: true,
-    recomputeLayers: true,
-    offload: ["none", "optimizer"],
-  },
-  any: {
-    context: ["ring", "all-to-all"],
-    experts: true,
-    zero: [1, 0, 2, 3],
-    hybrid: true,
-    recomputeLayers: true,
-    offload: ["none", "optimizer", "activations", "both"],
-  },
-};
+import {
+  canExchange,
+  canOffload,
+  canShardExperts,
+  type RuntimeSpace,
+  runtimeSpaces,
+} from "./runtimeSpace.js";
 
 /** Micro-batches larger than this many sequences are not searched: no kernel gains from them. */
 export const largestMicroBatch = 64;
@@ -80,6 +38,7 @@ export type Degrees = Pick<Configuration, "tensor" | "context" | "pipeline" | "d
  */
 export class Space {
   readonly #job: Job;
+  readonly #model: Model;
   readonly #devices: number;
   readonly #domain: number;
   readonly #blockLayers: number;
@@ -91,11 +50,12 @@ export class Space {
   /** @throws MpoptError E_USAGE for a pin that the runtime does not execute. */
   constructor(model: Model, cluster: Cluster, job: Job) {
     this.#job = job;
+    this.#model = model;
     this.#devices = deviceCount(cluster);
     this.#domain = fastDomain(cluster);
     this.#blockLayers = model.layers.filter((layer) => layer.kind === "block").length;
     this.#experts = expertsOf(model);
-    this.#runtime = spaces[job.runtime];
+    this.#runtime = runtimeSpaces[job.runtime];
     let span = 1;
     const spans = new Set<number>();
     for (const level of evenLevels(cluster)) {
@@ -118,6 +78,7 @@ export class Space {
     let fitsModel = false;
     for (const tensor of this.#tensorDegrees()) {
       for (const context of this.#contextDegrees(devices / tensor)) {
+        if (this.#exchanges({ tensor, context }).length === 0) continue;
         for (const pipeline of divisors(devices / tensor / context)) {
           if (pipeline > this.#blockLayers + 2 || !pinned(pins.pipeline, pipeline)) continue;
           const data = devices / tensor / context / pipeline;
@@ -143,7 +104,7 @@ export class Space {
       for (const sequenceParallel of tensor > 1 ? [true, false] : [false]) {
         if (tensor > 1 && !pinned(pins.sequenceParallel, sequenceParallel)) continue;
         if (sequenceParallel && sequence % (tensor * context) !== 0) continue;
-        for (const contextExchange of this.#exchanges(context)) {
+        for (const contextExchange of this.#exchanges(degrees)) {
           for (const experts of this.#expertDegrees(degrees, sequenceParallel)) {
             result.push({
               ...singleDevice,
@@ -181,7 +142,8 @@ export class Space {
         const whole = shards === copies;
         const aligned = this.#runtime.hybrid && shards > 1 && this.#spans.has(shards * tensor);
         if (pins.shards === undefined ? whole || aligned : pins.shards === shards) {
-          result.push({ ...shape, zero, shards });
+          const root = { ...shape, zero, shards };
+          if (this.#experts === 0 || canShardExperts(root, this.#job.runtime)) result.push(root);
         }
       }
     }
@@ -197,16 +159,20 @@ export class Space {
     const { recompute, recomputeLayers, offload } = configuration;
     if (offload !== (pins.offload ?? "none")) return [];
     const result: Configuration[] = [];
-    const layersOpen = this.#runtime.recomputeLayers && pins.recomputeLayers === undefined;
-    if (recomputeLayers === (pins.recomputeLayers ?? 0) && pins.recompute === undefined) {
+    const { besideWholeLayers: beside } = this.#runtime;
+    const pinnedLayers = pins.recomputeLayers ?? 0;
+    if (recomputeLayers === pinnedLayers && pins.recompute === undefined) {
       const next = recomputes[recomputes.indexOf(recompute) + 1];
       // Whole recomputation of all layers leaves nothing to choose layers from.
-      if (next) result.push({ ...configuration, recompute: next, recomputeLayers: 0 });
+      if (next && (pinnedLayers === 0 || beside.includes(next))) {
+        result.push({ ...configuration, recompute: next });
+      }
     }
-    if (layersOpen && recompute !== "full" && recomputeLayers + 1 < this.#blockLayers) {
+    const layersOpen = pins.recomputeLayers === undefined && beside.includes(recompute);
+    if (layersOpen && recomputeLayers + 1 < this.#blockLayers) {
       result.push({ ...configuration, recomputeLayers: recomputeLayers + 1 });
     }
-    if (pins.offload === undefined) {
+    if (pins.offload === undefined && canOffload(configuration, this.#job.runtime)) {
       for (const next of this.#runtime.offload) {
         if (next !== "none") result.push({ ...configuration, offload: next });
       }
@@ -245,7 +211,7 @@ export class Space {
   /** Layers of each stage that may be recomputed whole. */
   #mostLayers({ recomputeLayers }: Configuration): number {
     const { pins } = this.#job;
-    const open = this.#runtime.recomputeLayers && pins.recomputeLayers === undefined;
+    const open = this.#runtime.besideWholeLayers.length > 0 && pins.recomputeLayers === undefined;
     return open ? Math.max(0, this.#blockLayers - 1) : recomputeLayers;
   }
 
@@ -261,7 +227,7 @@ export class Space {
 
   /** What is open beside degrees, micro-batches and schedules, in words. */
   describe(): string[] {
-    const { context, experts, zero, hybrid, recomputeLayers, offload } = this.#runtime;
+    const { context, experts, zero, hybrid, besideWholeLayers, offload } = this.#runtime;
     const stages = [...zero].sort();
     return [
       ...(context.length > 0
@@ -269,7 +235,7 @@ export class Space {
         : []),
       ...(experts && this.#experts > 0 ? ["expert parallelism over any divisor of the experts"] : []),
       `sequence parallelism on or off, ZeRO ${stages.slice(0, -1).join(", ")} or ${stages.at(-1)}${hybrid ? " over all replicas, nodes or fast domains" : ""}`,
-      `recomputation none, selective or full${recomputeLayers ? ", or full for the first layers of each stage" : " (one for all stages)"}`,
+      `recomputation none, selective or full${besideWholeLayers.length > 0 ? ", or full for the first layers of each stage" : " (one for all stages)"}`,
       ...(offload.length > 1 ? [`offload of ${offload.slice(1).join(", ")}`] : []),
     ];
   }
@@ -293,10 +259,11 @@ export class Space {
     return open.filter((context) => pinned(pins.context, context));
   }
 
-  #exchanges(context: number): readonly ContextExchange[] {
+  #exchanges(degrees: Pick<Degrees, "tensor" | "context">): readonly ContextExchange[] {
     const { contextExchange } = this.#job.pins;
-    if (context === 1) return ["ring"];
-    return contextExchange ? [contextExchange] : this.#runtime.context;
+    if (degrees.context === 1) return ["ring"];
+    const open = contextExchange ? [contextExchange] : this.#runtime.context;
+    return open.filter((exchange) => canExchange(exchange, degrees, this.#model, this.#job));
   }
 
   #expertDegrees(
@@ -323,7 +290,7 @@ export class Space {
 
   #checkPins(): void {
     const { pins, runtime } = this.#job;
-    const { context, experts, zero, hybrid, recomputeLayers, offload } = this.#runtime;
+    const { context, experts, zero, hybrid, besideWholeLayers, offload } = this.#runtime;
     const refuse = (name: string, found: unknown, allowed: string) => {
       throw new MpoptError(
         "E_USAGE",
@@ -336,8 +303,12 @@ export class Space {
     }
     if ((pins.context ?? 1) > 1 && context.length === 0) refuse("a context degree", pins.context, "1");
     if ((pins.expert ?? 1) > 1 && !experts) refuse("an expert degree", pins.expert, "1");
-    if ((pins.recomputeLayers ?? 0) > 0 && !recomputeLayers) {
-      refuse("recomputed layers", pins.recomputeLayers, "0");
+    if ((pins.recomputeLayers ?? 0) > 0) {
+      if (besideWholeLayers.length === 0) refuse("recomputed layers", pins.recomputeLayers, "0");
+      if (pins.recompute && !besideWholeLayers.includes(pins.recompute)) {
+        const which = besideWholeLayers.join(", ");
+        refuse("a recomputation beside layers recomputed whole", pins.recompute, which);
+      }
     }
     if (pins.shards !== undefined && !hybrid) refuse("a sharding group", pins.shards, "all replicas");
     if (pins.offload !== undefined && !offload.includes(pins.offload)) {

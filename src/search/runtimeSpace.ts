@@ -1,0 +1,86 @@
+import type { ContextExchange, Model, Offload, Recompute, Runtime, Zero } from "../contracts/index.js";
+import type { Configuration } from "./configuration.js";
+
+/** What a runtime executes beside degrees, micro-batches and schedules. */
+export interface RuntimeSpace {
+  context: readonly ContextExchange[];
+  experts: boolean;
+  zero: readonly Zero[];
+  /** Sharding groups smaller than all data-parallel ranks. */
+  hybrid: boolean;
+  /** What the other layers of a stage may do where some are recomputed whole; empty where none may be. */
+  besideWholeLayers: readonly Recompute[];
+  offload: readonly Offload[];
+}
+
+const basic: RuntimeSpace = {
+  context: [],
+  experts: false,
+  zero: [1, 0],
+  hybrid: false,
+  besideWholeLayers: [],
+  offload: ["none"],
+};
+
+/**
+ * `portable` and `torch` hold what `apply_plan.py` applies. Megatron-LM: `--context-parallel-size`, `--cp-comm-type`,
+ * `--expert-model-parallel-size`, `--expert-tensor-parallel-size`, `--num-distributed-optimizer-instances`,
+ * `--recompute-num-layers` with `--recompute-method block`, `--optimizer-cpu-offload`.
+ */
+export const runtimeSpaces: Readonly<Record<Runtime, RuntimeSpace>> = {
+  portable: basic,
+  torch: basic,
+  megatron: {
+    context: ["ring", "all-to-all"],
+    experts: true,
+    zero: [1, 0],
+    hybrid: true,
+    besideWholeLayers: ["none"],
+    offload: ["none", "optimizer"],
+  },
+  any: {
+    context: ["ring", "all-to-all"],
+    experts: true,
+    zero: [1, 0, 2, 3],
+    hybrid: true,
+    besideWholeLayers: ["none", "selective"],
+    offload: ["none", "optimizer", "activations", "both"],
+  },
+};
+
+/**
+ * Whether context-parallel ranks can exchange a model's keys so. All-to-all gives every rank whole heads, of queries
+ * and of keys. Under Megatron-LM, Transformer Engine passes no sliding windows around a ring and no latent attention
+ * all-to-all (`attn_forward_func_with_cp` of transformer_engine/pytorch/attention).
+ */
+export function canExchange(
+  exchange: ContextExchange,
+  { tensor, context }: Pick<Configuration, "tensor" | "context">,
+  { architecture }: Pick<Model, "architecture">,
+  { runtime, sequence }: { runtime: Runtime; sequence: number },
+): boolean {
+  if (!architecture) return true;
+  const { heads, keyValueHeads, latent, slidingWindow } = architecture;
+  if (exchange === "ring") {
+    return runtime !== "megatron" || slidingWindow === undefined || slidingWindow >= sequence;
+  }
+  if (runtime === "megatron" && latent) return false;
+  return (heads / tensor) % context === 0 && Math.max(1, keyValueHeads / tensor) % context === 0;
+}
+
+/**
+ * Whether a runtime's sharding groups fit the ranks that hold the same experts, too: Megatron-LM makes as many groups
+ * of them as of the other ranks with equal parameters (`initialize_model_parallel`).
+ */
+export function canShardExperts(
+  { tensor, context, data, expert, expertTensor, shards }: Configuration,
+  runtime: Runtime,
+): boolean {
+  const copies = data * context;
+  return runtime !== "megatron" || ((tensor * copies) / (expert * expertTensor)) % (copies / shards) === 0;
+}
+
+/** Whether a runtime offloads the optimizer's state of a configuration: Megatron-LM a distributed one alone. */
+export function canOffload({ data, context, zero }: Configuration, runtime: Runtime): boolean {
+  return runtime !== "megatron" || zero > 0 || data * context === 1;
+}
