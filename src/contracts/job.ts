@@ -24,6 +24,15 @@ export const offloadSchema = z.enum(["none", "optimizer", "activations", "both"]
 export type Offload = z.infer<typeof offloadSchema>;
 
 /**
+ * How the scale of a tensor in a narrow type is found: `delayed` from steps before, the maximum being taken on the
+ * way; `current` from the tensor itself, in a pass before the cast; `row` from each row and each column by themselves;
+ * `block` for each block of elements on the way (MXFP8, NVFP4, DeepSeek-V3's tiles). As in the recipes of Transformer
+ * Engine and torchao.
+ */
+export const scalingSchema = z.enum(["delayed", "current", "row", "block"]);
+export type Scaling = z.infer<typeof scalingSchema>;
+
+/**
  * What the plan must be able to run on. `portable` holds what every exporter can express; `any` lifts the
  * launchers' limits.
  */
@@ -82,6 +91,8 @@ export const jobSchema = z.strictObject({
       microBatchGradients: dtypeSchema.optional(),
       /** Type of the products of linear layers where it is narrower than that of the parameters. */
       linear: dtypeSchema.optional(),
+      /** How operands of those are scaled; `delayed` where absent. */
+      scaling: scalingSchema.optional(),
     })
     .default({ parameters: "bf16", gradients: "f32", optimizer: "f32" }),
   optimizer: z.enum(["adam", "sgd"]).default("adam"),

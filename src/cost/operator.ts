@@ -1,6 +1,6 @@
-import type { Dtype, Operator, Tensor } from "../contracts/index.js";
+import type { Dtype, Operator, Scaling, Tensor } from "../contracts/index.js";
 import { scaledFlops, tensorBytes, type Workload } from "../models/workload.js";
-import { linearCastSeconds, narrowProductBytes } from "./cast.js";
+import { type NarrowTypes, narrowLinearSeconds } from "./cast.js";
 import type { ComputeModel, Pass, Work } from "./compute.js";
 import { eagerBytes, isPlainSoftmax, type PassBytes, plainSoftmax } from "./passes.js";
 import {
@@ -39,6 +39,7 @@ export interface CostContext {
   dtype: Dtype;
   /** Type of the products of linear layers, where it is narrower. */
   linearDtype?: Dtype;
+  scaling?: Scaling;
   /** Whether PyTorch's own kernels run it, which make more passes over memory than fused ones. */
   eager?: boolean;
   /** How experts are divided beside `split`; on their own device where absent. */
@@ -144,7 +145,7 @@ interface LocalWork {
   parameterBytes: number[];
   dtype: Dtype;
   /** Type of the products where it is narrower than `dtype`, so that their operands are cast. */
-  narrow: Dtype | undefined;
+  narrow: NarrowTypes | undefined;
   products: ProductShapes | undefined;
   attention: AttentionShape | undefined;
   /** Bytes of passes that kernels of the framework make beside the counted ones. */
@@ -186,7 +187,10 @@ function operatorWork(
     outputBytes: traffic * outputBytes,
     parameterBytes,
     dtype: context.dtype,
-    narrow: isNarrow(operator) ? context.linearDtype : undefined,
+    narrow:
+      context.linearDtype && isNarrow(operator)
+        ? { from: context.dtype, to: context.linearDtype, scaling: context.scaling }
+        : undefined,
     products: productShapes(operator, flops.forward, local),
     attention: attentionShape(operator, local),
     more: context.eager ? eagerBytes(operator, context.tensors, localBytes) : nothing,
@@ -286,7 +290,13 @@ function countedSeconds(
 ): PassSeconds & Partial<OperatorSeconds> {
   const { flops, inputBytes, outputBytes, products: shapes, attention, narrow } = work;
   const kind = kernelKind(operator);
-  if (narrow && shapes) return narrowSeconds(work, { shapes, narrow }, compute);
+  if (narrow && shapes) {
+    return narrowLinearSeconds(
+      shapes,
+      { flops: flops.forward, types: narrow, weights: callCount(operator) },
+      compute,
+    );
+  }
   const { dtype } = work;
   const timed = (pass: Pass, flops: number, bytes: number, shape?: Partial<Work>) =>
     compute.withCall(compute.seconds({ kind, dtype, flops, bytes, ...shape }), pass);
@@ -305,29 +315,6 @@ function countedSeconds(
   }
   const reversed = attention && { attention: { ...attention, backward: true } };
   return { forward, backward: timed("backward", flops.backward, 2 * inputBytes + outputBytes, reversed) };
-}
-
-/** Products with narrow operands, and the casts around them. */
-function narrowSeconds(
-  { flops, dtype }: LocalWork,
-  { shapes, narrow }: { shapes: ProductShapes; narrow: Dtype },
-  compute: ComputeModel,
-): PassSeconds & Partial<OperatorSeconds> {
-  const types = { from: dtype, to: narrow };
-  const product = (pass: Pass, shape: GemmShape) => {
-    const bytes = narrowProductBytes(shape, types);
-    return compute.withCall(
-      compute.seconds({ kind: "gemm", dtype: narrow, flops: flops.forward, bytes, shape }),
-      pass,
-    );
-  };
-  const casts = linearCastSeconds(shapes, types, compute);
-  const weight = product("backward", shapes.weightGradient);
-  return {
-    forward: product("forward", shapes.forward) + casts.forward,
-    backward: product("backward", shapes.inputGradient) + weight + casts.backward,
-    backwardWeight: weight,
-  };
 }
 
 /**

@@ -155,7 +155,7 @@ export function priceLayer(
   objective: number,
   bound: number,
 ): LayerCost {
-  const { operators, context, communication, group, sequenceParallel } = input;
+  const { operators, context, group, sequenceParallel } = input;
   let forwardSeconds = 0;
   let backwardSeconds = 0;
   let backwardWeightSeconds = 0;
@@ -212,7 +212,7 @@ export function priceLayer(
       const use = strategies[reader.operator]!.inputs[reader.input]!;
       if (!uses.some((each) => sameUse(each, use))) uses.push(use);
     }
-    const seconds = useSeconds(produced, uses, flow.bytes, group, communication);
+    const seconds = useSeconds(produced, uses, flow.bytes, input);
     forwardCommunicationSeconds += exposed * seconds.forward;
     backwardCommunicationSeconds += exposed * seconds.backward;
     const isLogits = logits.has(flow.tensor.id);

@@ -50,6 +50,8 @@ export interface LayerProblemInput {
   expertGroup: Group;
   /** Share of each kind of communication that hides. */
   overlap: (kind: OverlapKind) => number;
+  /** See `reshardSeconds`. */
+  copySeconds?: (bytes: number) => number;
 }
 
 export interface LayerProblem {
@@ -92,8 +94,7 @@ export function useSeconds(
   produced: Placement,
   uses: readonly Use[],
   bytes: number,
-  group: Group,
-  communication: CommunicationModel,
+  { group, communication, copySeconds }: Pick<LayerProblemInput, "group" | "communication" | "copySeconds">,
 ): PassSeconds {
   const wanted = gradientPlacement(produced);
   let forward = 0;
@@ -101,10 +102,10 @@ export function useSeconds(
   for (const [i, use] of uses.entries()) {
     const before = uses.slice(0, i);
     if (!before.some((each) => samePlacement(each.placement, use.placement))) {
-      forward += reshardSeconds(produced, use.placement, bytes, group, communication);
+      forward += reshardSeconds(produced, use.placement, bytes, group, communication, copySeconds);
     }
     if (!before.some((each) => samePlacement(each.gradient, use.gradient))) {
-      backward += reshardSeconds(use.gradient, wanted, bytes, group, communication);
+      backward += reshardSeconds(use.gradient, wanted, bytes, group, communication, copySeconds);
     }
   }
   return { forward, backward };
@@ -167,7 +168,7 @@ export function allowedStrategies(operator: Operator, input: LayerProblemInput):
  * @throws MpoptError E_INFEASIBLE naming the first operator that has no strategy at this degree.
  */
 export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
-  const { operators, context, communication, group, sequenceParallel } = input;
+  const { operators, context, group, sequenceParallel } = input;
   const strategies: Strategy[][] = [];
   const seconds: OperatorSeconds[][] = [];
   const nodes: ProblemNode[] = [];
@@ -200,7 +201,7 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
       ? strategies[flow.producer.operator]!.map((each) => each.outputs[flow.producer!.output]!)
       : [boundary];
     const cost = (from: Placement, uses: readonly Use[]) => {
-      const { forward, backward } = useSeconds(from, uses, flow.bytes, group, communication);
+      const { forward, backward } = useSeconds(from, uses, flow.bytes, input);
       return exposed * (forward + backward);
     };
     const fixed: Use[] = flow.leaves ? [boundaryUse(boundary)] : [];

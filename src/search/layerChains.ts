@@ -1,4 +1,12 @@
-import { type Layer, type Model, MpoptError, type Operator, type Runtime } from "../contracts/index.js";
+import {
+  type Job,
+  type Layer,
+  type Model,
+  MpoptError,
+  type Operator,
+  type Runtime,
+} from "../contracts/index.js";
+import type { ComputeModel } from "../cost/compute.js";
 import type { KnownSeconds } from "../cost/operator.js";
 import { type OverlapKind, overlapOf } from "../cost/overlap.js";
 import { tensorsById } from "../models/workload.js";
@@ -37,6 +45,7 @@ export function layerInput(
       compute,
       dtype: job.dtypes.parameters,
       ...(job.dtypes.linear && { linearDtype: job.dtypes.linear }),
+      ...(job.dtypes.scaling && { scaling: job.dtypes.scaling }),
       eager: job.runtime === "torch",
       ...(known && { known }),
       experts: { parallel: expert, imbalance: job.expertCapacity ?? imbalance },
@@ -51,8 +60,17 @@ export function layerInput(
     contextExchange,
     expertGroup: groups.expert,
     overlap: (kind: OverlapKind) => overlapOf(cluster, kind),
+    ...(job.runtime === "torch" ? { copySeconds: (bytes: number) => copySeconds(compute, bytes, job) } : {}),
   };
   return (operators) => ({ operators, ...shared });
+}
+
+/**
+ * Seconds to read and write so many bytes: PyTorch's collectives gather along the first axis, which is the batch, and
+ * parts of the sequence are put in order by a copy (`torch.distributed._functional_collectives`).
+ */
+function copySeconds(compute: ComputeModel, bytes: number, { dtypes }: Job): number {
+  return compute.seconds({ kind: "elementwise", dtype: dtypes.parameters, flops: 0, bytes: 2 * bytes });
 }
 
 /**

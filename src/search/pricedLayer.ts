@@ -216,8 +216,9 @@ const noGather: Gather = { forward: 0, backward: 0, copies: { forward: 0, backwa
 /**
  * Stage 3 gathers a layer's parameters before both passes and scatters its gradients after, stage 2 scatters gradients
  * with every micro-batch (Rajbhandari et al. 2020, section 7; Zhao et al., PyTorch FSDP, VLDB 2023, section 3.2). Under
- * stage 3 the parameters of two layers are whole at a time, and the gradient of one. PyTorch copies parameters from the
- * gathered buffer into tensors of their own, and gradients into one buffer in the type they are reduced in
+ * stage 3 the parameters of two layers are whole at a time, and the gradient of one. PyTorch's stage 2 gathers with
+ * every micro-batch as well, before the forward pass alone (SHARD_GRAD_OP). It copies parameters from the gathered
+ * buffer into tensors of their own, and gradients into one buffer in the type they are reduced in
  * (`foreach_all_gather_copy_out` and `foreach_reduce_scatter_copy_in` of torch.distributed.fsdp); Megatron-FSDP computes
  * in the buffers.
  */
@@ -227,21 +228,24 @@ function gatherOf(
   { shards, expertShards }: Groups,
   { communication, compute, job }: CostModels,
 ): Gather {
-  if (zero < 2 || (zero === 2 && microBatches === 1)) return noGather;
+  const byPyTorch = job.runtime === "torch";
+  if (zero < 2 || (zero === 2 && microBatches === 1 && !byPyTorch)) return noGather;
   const state = stateBytes(job);
   const both = (collective: "allGather" | "reduceScatter", bytes: number) =>
     communication.collectiveSeconds(collective, parameters * bytes, shards) +
     communication.collectiveSeconds(collective, expertParameters * bytes, expertShards);
   const gathered = (shards.size > 1 ? parameters : 0) + (expertShards.size > 1 ? expertParameters : 0);
-  const copied = job.runtime === "torch" ? gathered : 0;
+  const copied = byPyTorch ? gathered : 0;
   const dtype = job.dtypes.parameters;
   const copy = (bytes: number) =>
     compute.seconds({ kind: "elementwise", dtype, flops: 0, bytes: copied * bytes });
   const scatter = both("reduceScatter", state.gradient);
   const copyIn = copy(state.parameter + state.gradient);
-  if (zero === 2) return { ...noGather, backward: scatter, copies: { forward: 0, backward: copyIn } };
-  const gather = both("allGather", state.parameter);
+  const gather = zero === 3 || byPyTorch ? both("allGather", state.parameter) : 0;
   const copyOut = copy(2 * state.parameter);
+  if (zero === 2) {
+    return { forward: gather, backward: scatter, copies: { forward: copyOut, backward: copyIn }, bytes: 0 };
+  }
   const whole = parameters * (1 - 1 / shards.size) + expertParameters * (1 - 1 / expertShards.size);
   return {
     forward: gather,

@@ -115,10 +115,13 @@ export class UpdateCosts {
     const bytes = parameters * state.gradient;
     if (zero === 0) return communication.collectiveSeconds("allReduce", bytes, all);
     const between = communication.collectiveSeconds("allReduce", bytes / shards.size, replicas);
-    const everyMicroBatch = zero === 3 || (zero === 2 && microBatches > 1);
+    // What is gathered and scattered layer by layer is a layer's price.
+    const byLayer = zero === 3 || (zero === 2 && job.runtime === "torch");
+    const everyMicroBatch = byLayer || (zero === 2 && microBatches > 1);
     const scatter = everyMicroBatch ? 0 : communication.collectiveSeconds("reduceScatter", bytes, shards);
-    const gather =
-      zero === 3 ? 0 : communication.collectiveSeconds("allGather", parameters * state.parameter, shards);
+    const gather = byLayer
+      ? 0
+      : communication.collectiveSeconds("allGather", parameters * state.parameter, shards);
     return scatter + between + gather;
   }
 

@@ -1,4 +1,4 @@
-import type { Dtype, Runtime, Zero } from "../contracts/index.js";
+import type { Dtype, Runtime, Scaling, Zero } from "../contracts/index.js";
 import { type MemoryHabits, plainHabits } from "../cost/memory.js";
 import type { OverlapKind } from "../cost/overlap.js";
 import type { Kernels } from "../models/graph.js";
@@ -48,6 +48,8 @@ export interface Software {
   loss: NonNullable<Kernels["loss"]>;
   /** Where the weights of a token's experts are applied: see `Kernels`. */
   expertWeights: NonNullable<Kernels["expertWeights"]>;
+  /** How operands of narrow products are scaled where `precision` does not say. */
+  scaling: Scaling;
   /** Type of activations and parameters where `precision` is blank. */
   dtype: Extract<Dtype, "bf16" | "f16">;
   /** Tensor-parallel degree inside an expert: that of the rest, or 1. */
@@ -96,6 +98,7 @@ const unknown: Software = {
   keepsGradients: false,
   loss: "fused",
   expertWeights: "outputs",
+  scaling: "delayed",
   dtype: "bf16",
   expertTensor: "tensor",
   selective: "attention",
@@ -223,9 +226,10 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     name: "torchtitan",
     loss: "eager",
     projections: "separate",
+    scaling: "current",
     lossBytes: 36,
     habits: always(torchtitanHabits),
-    source: "torchtitan: FSDP2 reducing in f32; memory is max_reserved",
+    source: "torchtitan: FSDP2 reducing in f32, float8 of torchao scaled dynamically; memory is max_reserved",
   },
   FMS: {
     ...fullySharded,

@@ -5,6 +5,7 @@ import {
   type Model,
   MpoptError,
   type Recompute,
+  type Scaling,
   type Zero,
 } from "../contracts/index.js";
 import type { Configuration } from "../search/configuration.js";
@@ -270,8 +271,20 @@ function readDtypes(fields: RunFields, software: Software): Job["dtypes"] {
     gradients,
     optimizer: "f32",
     ...(kept ? { microBatchGradients: "bf16" } : {}),
-    ...(linear ? { linear } : {}),
+    ...(linear ? { linear, scaling: scalingOf(text) ?? software.scaling } : {}),
   };
+}
+
+/** Recipes of narrow products as rows print them: current, delayed, by rows, by blocks. */
+const printedScalings: readonly (readonly [RegExp, Scaling])[] = [
+  [/row/, "row"],
+  [/tensorwise|-cs\b/, "current"],
+  [/-ds\b/, "delayed"],
+  [/mx|fp4|-sc\b/, "block"],
+];
+
+function scalingOf(precision: string): Scaling | undefined {
+  return printedScalings.find(([pattern]) => pattern.test(precision))?.[1];
 }
 
 /**
