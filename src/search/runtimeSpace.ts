@@ -69,6 +69,18 @@ export function canExchange(
 }
 
 /**
+ * Whether a runtime divides the layers of a mixture over tensor ranks so. Megatron-LM wants their tokens divided as well
+ * (`MoELayer.forward` of megatron/core/transformer/moe); `apply_plan.py` splits dense layers only.
+ */
+export function canSplitExperts(
+  { tensor, sequenceParallel }: Pick<Configuration, "tensor" | "sequenceParallel">,
+  runtime: Runtime,
+): boolean {
+  if (tensor === 1 || runtime === "any") return true;
+  return runtime !== "torch" && sequenceParallel;
+}
+
+/**
  * Whether a runtime's sharding groups fit the ranks that hold the same experts, too: Megatron-LM makes as many groups
  * of them as of the other ranks with equal parameters (`initialize_model_parallel`).
  */

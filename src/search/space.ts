@@ -16,6 +16,7 @@ import {
   canExchange,
   canOffload,
   canShardExperts,
+  canSplitExperts,
   type RuntimeSpace,
   runtimeSpaces,
 } from "./runtimeSpace.js";
@@ -104,6 +105,7 @@ export class Space {
       for (const sequenceParallel of tensor > 1 ? [true, false] : [false]) {
         if (tensor > 1 && !pinned(pins.sequenceParallel, sequenceParallel)) continue;
         if (sequenceParallel && sequence % (tensor * context) !== 0) continue;
+        if (this.#experts > 0 && !canSplitExperts({ tensor, sequenceParallel }, this.#job.runtime)) continue;
         for (const contextExchange of this.#exchanges(degrees)) {
           for (const experts of this.#expertDegrees(degrees, sequenceParallel)) {
             result.push({
@@ -243,7 +245,10 @@ export class Space {
   #tensorDegrees(): number[] {
     return divisors(this.#devices).filter(
       (tensor) =>
-        tensor <= this.#domain && this.#domain % tensor === 0 && pinned(this.#job.pins.tensor, tensor),
+        tensor <= this.#domain &&
+        this.#domain % tensor === 0 &&
+        pinned(this.#job.pins.tensor, tensor) &&
+        (this.#experts === 0 || canSplitExperts({ tensor, sequenceParallel: true }, this.#job.runtime)),
     );
   }
 
