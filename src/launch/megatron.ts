@@ -32,7 +32,7 @@ function lossy(plan: Plan): string[] {
 
 /** Types that its mixed precision does not keep (`validate_args`, OptimizerConfig). */
 function lostTypes({ job }: Plan): string[] {
-  const { parameters, gradients, optimizer, linear, microBatchGradients } = job.dtypes;
+  const { parameters, gradients, optimizer, linear, scaling, microBatchGradients } = job.dtypes;
   const lost: string[] = [];
   if (parameters !== "bf16" && parameters !== "f16") {
     lost.push(`Parameters are ${parameters}, but these flags train in bf16 or f16.`);
@@ -49,6 +49,9 @@ function lostTypes({ job }: Plan): string[] {
   if (linear && linear !== parameters && linear !== "fp8") {
     lost.push(`Linear layers compute in ${linear}, but these flags have fp8 or the parameters' type.`);
   }
+  if (linear === "fp8" && scaling === "row") {
+    lost.push("Operands of narrow products are scaled by row, for which Megatron-LM has no recipe.");
+  }
   return lost;
 }
 
@@ -64,7 +67,18 @@ function argumentsOf(plan: Plan): Flag[] {
   return [...parallelFlags(plan), ...modelFlags(architecture, plan), ...training(plan)];
 }
 
-function training({ batch, job, optimizer }: Plan): Flag[] {
+/**
+ * The recipe that scales operands of narrow products as the plan says (Fp8Recipe of megatron/core/enums.py); blocks
+ * have their own form on Blackwell.
+ */
+function narrowRecipe({ job, cluster }: Plan): string {
+  const { scaling = "delayed" } = job.dtypes;
+  if (scaling === "block") return /^g?b\d{3}/i.test(cluster.deviceKind) ? "mxfp8" : "blockwise";
+  return scaling === "delayed" ? "delayed" : "tensorwise";
+}
+
+function training(plan: Plan): Flag[] {
+  const { batch, job, model, optimizer } = plan;
   const { parameters, gradients, linear } = job.dtypes;
   const flags: Flag[] = [
     ["--micro-batch-size", String(batch.micro)],
@@ -74,8 +88,13 @@ function training({ batch, job, optimizer }: Plan): Flag[] {
   // By default gradients are summed in f32 beside bf16, in f16 beside f16.
   if (parameters === "bf16" && gradients === "bf16") flags.push(["--grad-reduce-in-bf16"]);
   if (parameters === "f16" && gradients === "f32") flags.push(["--accumulate-allreduce-grads-in-fp32"]);
-  // Scales from steps before, as the cost model counts its casts.
-  if (linear === "fp8") flags.push(["--fp8-format", "hybrid"], ["--fp8-recipe", "delayed"]);
+  if (linear === "fp8") flags.push(["--fp8-format", "hybrid"], ["--fp8-recipe", narrowRecipe(plan)]);
+  if (job.expertCapacity && model.architecture?.experts) {
+    flags.push(
+      ["--moe-expert-capacity-factor", String(job.expertCapacity)],
+      ["--moe-pad-expert-input-to-capacity"],
+    );
+  }
   return [
     ...flags,
     ["--use-mcore-models"],

@@ -203,6 +203,7 @@ describe("what Megatron-LM has no flag for", () => {
     ["f8 gradients", { dtypes: { gradients: "fp8" } }, /Gradients are fp8/],
     ["a narrow optimizer", { dtypes: { optimizer: "bf16" } }, /optimizer's state is bf16/],
     ["unsummed gradients", { dtypes: { microBatchGradients: "bf16" } }, /beside their sums/],
+    ["products scaled by row", { dtypes: { linear: "fp8", scaling: "row" } }, /scaled by row/],
     ["fp4 products", { dtypes: { linear: "fp4" } }, /Linear layers compute in fp4/],
   ];
 
@@ -328,6 +329,26 @@ describe("the flags of a model", () => {
     expect(corrected.get("--moe-router-score-function")).toBe("sigmoid");
     expect(corrected.get("--moe-shared-expert-intermediate-size")).toBe("64");
     expect(flagsOfModel({ experts: { ...mixture, topK: 1 } }).has("--moe-router-pre-softmax")).toBe(true);
+  });
+
+  it("say how operands of fp8 products are scaled, and what experts take", () => {
+    const plan = makePlan({ ...gpu, dtypes: { linear: "fp8" }, architecture: { experts: mixture } });
+    const flags = (scaling: Plan["job"]["dtypes"]["scaling"], deviceKind = "h100-sxm") =>
+      megatronFlags({
+        ...plan,
+        cluster: { ...plan.cluster, deviceKind },
+        job: { ...plan.job, expertCapacity: 1.25, dtypes: { ...plan.job.dtypes, scaling } },
+      });
+    const recipe = (...args: Parameters<typeof flags>) => flags(...args).get("--fp8-recipe");
+    expect([undefined, "delayed", "current", "block"].map((each) => recipe(each as "delayed"))).toEqual([
+      "delayed",
+      "delayed",
+      "tensorwise",
+      "blockwise",
+    ]);
+    expect([recipe("block", "b300"), recipe("block", "gb300")]).toEqual(["mxfp8", "mxfp8"]);
+    expect(flags("delayed").get("--moe-expert-capacity-factor")).toBe("1.25");
+    expect(flags("delayed").has("--moe-pad-expert-input-to-capacity")).toBe(true);
   });
 
   it("say in which type gradients are summed", () => {
