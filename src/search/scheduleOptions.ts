@@ -66,7 +66,6 @@ export class ScheduleOptions {
   readonly #bounded: Bounded[] = [];
   #least = Number.POSITIVE_INFINITY;
   readonly #anyOrder: boolean;
-  readonly #passes = new WeakMap<Candidate, ChainPasses>();
   #fresh: Option[] = [];
 
   constructor(pool: CandidatePool, names: readonly string[]) {
@@ -277,9 +276,8 @@ export class ScheduleOptions {
 
   /** Sums of a candidate's chain, worked out once. */
   #passesOf(candidate: Candidate): ChainPasses {
-    const passes = this.#passes.get(candidate) ?? chainPasses(candidate.costs.chain);
-    this.#passes.set(candidate, passes);
-    return passes;
+    candidate.passes ??= chainPasses(candidate.costs.chain);
+    return candidate.passes;
   }
 }
 
