@@ -41,7 +41,7 @@ export interface MemoryHabits {
   storesMasters: boolean;
   /**
    * Products add weight gradients to their sums by themselves. What they hand to autograd in their place stays: one
-   * tensor in the parameters' type for each shape of weight (Transformer Engine, \`get_dummy_wgrad\`, with Megatron-LM's
+   * tensor in the parameters' type for each shape of weight (Transformer Engine, `get_dummy_wgrad`, with Megatron-LM's
    * gradient accumulation fusion). Without it, the gradient of a weight is whole beside the sum that it is added to.
    */
   fusedWeightGradients: boolean;

@@ -1,6 +1,7 @@
 import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../contracts/index.js";
 import { localCallCount, operatorSeconds, type PassSeconds } from "../cost/operator.js";
 import type { Placement } from "../cost/placement.js";
+import { isMaterialized } from "../cost/shapes.js";
 import { scaledFlops } from "../models/workload.js";
 import { eliminate } from "../solver/eliminate.js";
 import { solve } from "../solver/index.js";
@@ -44,8 +45,10 @@ export interface LayerCost {
   weights: { shapes: ReadonlyMap<string, number>; largest: number };
   /** Activation bytes that one micro-batch keeps from forward to backward. */
   savedBytes: Readonly<Record<Recompute, number>>;
-  /** Those where checkpointing keeps every second product: see \`MemoryHabits.keeps\`. */
+  /** Those where checkpointing keeps every second product: see `MemoryHabits.keeps`. */
   productBytes: number;
+  /** Those of the result of attention that does not write its scores. */
+  attentionBytes: number;
   /** Seconds that recomputing adds to the backward pass, and the communication among them. */
   recomputeSeconds: Readonly<Record<Recompute, number>>;
   recomputeCommunicationSeconds: Readonly<Record<Recompute, number>>;
@@ -202,6 +205,7 @@ export function priceLayer(
   let logitsGradientBytes = 0;
   const saved = { none: 0, selective: 0 };
   let productBytes = 0;
+  let attentionBytes = 0;
   for (const flow of built.tensors) {
     const boundary = boundaryPlacement(flow.tensor, sequenceParallel);
     const produced = flow.producer
@@ -235,6 +239,8 @@ export function priceLayer(
       logitsGradientBytes += (stored / own) * each.gradient;
       continue;
     }
+    const maker = flow.producer?.output === 0 ? operators[flow.producer.operator]! : undefined;
+    if (maker?.kind === "attention" && !isMaterialized(maker)) attentionBytes += stored;
     if (kept.none.has(flow.tensor.id)) saved.none += stored;
     if (kept.selective.has(flow.tensor.id)) saved.selective += stored;
   }
@@ -253,6 +259,7 @@ export function priceLayer(
     tiedParameters,
     weights: { shapes, largest },
     productBytes,
+    attentionBytes,
     savedBytes: { none: saved.none, selective: saved.selective, full: boundaryBytes },
     recomputeSeconds: {
       none: 0,

@@ -123,11 +123,14 @@ function priceLayer(
   const share = overlapOf(cluster, "parameterGather");
   const gatherForward = exposedSeconds(gather.forward, layer.forwardSeconds, share) + gather.copies.forward;
   const gatherBackward = exposedSeconds(gather.backward, busyBackward, share) + gather.copies.backward;
-  const between =
-    recompute === "full"
-      ? Math.max(layer.savedBytes.none, layer.savedBytes.full)
-      : layer.savedBytes[recompute];
-  const saved = byProducts ? layer.productBytes : layer.savedBytes[recompute];
+  const { context, contextExchange } = configuration;
+  // Attention keeps its result as it was before it was exchanged (Transformer Engine 2.8, AttnFuncWithCPAndQKVOA2A);
+  // what the next product keeps is another tensor.
+  const exchanged = context > 1 && contextExchange === "all-to-all" ? layer.attentionBytes : 0;
+  const all = layer.savedBytes.none + exchanged;
+  const kept = recompute === "none" ? all : layer.savedBytes[recompute];
+  const saved = byProducts ? layer.productBytes : kept;
+  const between = recompute === "full" ? Math.max(all, kept) : kept;
   const away = configuration.offload === "activations" || configuration.offload === "both";
   const link = device.device.hostBytesPerSecond?.value ?? assumedHostBytesPerSecond;
   const moving = away ? saved / link : 0;
@@ -157,7 +160,7 @@ function priceLayer(
     saved: away ? 0 : saved,
     between: away ? 0 : between,
     weights: layer.weightGradientSeconds,
-    recomputed: layer.savedBytes.none - saved,
+    recomputed: all - saved,
     // Two layers' activations are on their way while one computes. Gathered gradients are whole anyway.
     workspace:
       layer.workspaceBytes +

@@ -89,6 +89,18 @@ describe("memory inside a stage", () => {
     expect((await costs({}, torchtitanHabits)).chain.blocks[0]!.saved).toBe(plain.chain.blocks[0]!.saved);
   });
 
+  it("keeps attention's result twice where it is exchanged for the whole sequence of some heads", async () => {
+    const part = { context: 4, tensor: 2, sequenceParallel: true };
+    const saved = async (exchange: Configuration["contextExchange"], recompute: Configuration["recompute"]) =>
+      (await costs({ ...part, contextExchange: exchange, recompute }, fused)).chain.blocks[0]!;
+    const [ring, all] = [await saved("ring", "none"), await saved("all-to-all", "none")];
+    // A quarter of the tokens with half of the heads, or all tokens with an eighth of them.
+    expect(all.saved - ring.saved).toBe(stream / 4 / 2);
+    const [whole, repeated] = [await saved("ring", "full"), await saved("all-to-all", "full")];
+    expect(repeated.saved).toBe(whole.saved);
+    expect(repeated.recomputed - whole.recomputed).toBe(stream / 4 / 2);
+  });
+
   it("counts the fuller of two moments: the logits', or the recomputed layer's", async () => {
     const whole = await costs({ recompute: "full" }, plainHabits);
     const [block] = whole.chain.blocks;
