@@ -1,4 +1,5 @@
-import type { Dtype, Runtime, Scaling, Zero } from "../contracts/index.js";
+import type { ContextExchange, Dtype, Runtime, Scaling, Zero } from "../contracts/index.js";
+
 import { type MemoryHabits, plainHabits } from "../cost/memory.js";
 import type { OverlapKind } from "../cost/overlap.js";
 import type { Kernels } from "../models/graph.js";
@@ -52,6 +53,10 @@ export interface Software {
   scaling: Scaling;
   /** Type of activations and parameters where `precision` is blank. */
   dtype: Extract<Dtype, "bf16" | "f16">;
+  /** How context-parallel ranks see each other's keys. */
+  contextExchange: ContextExchange;
+  /** Most leading layers without experts, where models were cut down; as published where absent. */
+  denseLayers?: number;
   /** Tensor-parallel degree inside an expert: that of the rest, or 1. */
   expertTensor: "tensor" | "one";
   /** What `selective` recomputation repeats: the core of attention, or every other layer. */
@@ -100,6 +105,7 @@ const unknown: Software = {
   expertWeights: "outputs",
   scaling: "delayed",
   dtype: "bf16",
+  contextExchange: "ring",
   expertTensor: "tensor",
   selective: "attention",
   shortEnds: false,
@@ -258,10 +264,12 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     ...megatronCore,
     vocabularyMultiple: 1,
     overlapsGradients: false,
+    contextExchange: "all-to-all",
+    denseLayers: 1,
     expertTensor: "one",
     memory: "allocated",
     source:
-      "SimuMax's runs of Megatron-Core: distributed optimizer, no communication overlap; memory is max_memory_allocated",
+      "SimuMax's launchers of Megatron-Core (simu_tools/megatron_scripts): distributed optimizer, no communication overlap, --cp-comm-type a2a, one layer without experts; memory is max_memory_allocated",
   },
   INTERN: {
     ...unknown,

@@ -203,7 +203,7 @@ export function modelOfDimensions(
     vocabulary: padded ? paddedVocabulary(vocabulary, tensor, multiple) : vocabulary,
     sequence,
     projections,
-    ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions), routed: experts, ffn } } : {}),
+    ...(experts ? { experts: { ...mixtureOf(mixture!, dimensions, software), routed: experts, ffn } } : {}),
   };
   const unfused = attention === "materialized" && !takesFusedSoftmax((microBatch * heads) / tensor, sequence);
   const kernels = {
@@ -236,7 +236,9 @@ function takesFusedSoftmax(sequencesAndHeads: number, keys: number): boolean {
 function mixtureOf(
   mixture: NonNullable<Family["experts"]>,
   { layers, topK }: ModelDimensions,
+  software: Software,
 ): NonNullable<Family["experts"]> {
-  const denseLayers = Math.min(mixture.denseLayers ?? 0, layers - 1);
+  const most = Math.min(software.denseLayers ?? layers, layers - 1);
+  const denseLayers = Math.min(mixture.denseLayers ?? 0, most);
   return { ...mixture, denseLayers, topK: topK ?? mixture.topK };
 }

@@ -3,15 +3,31 @@ import { type Cluster, type Estimate, type Model, MpoptError, type RunOptions } 
 import { MemoryModel } from "../cost/memory.js";
 import { assembleEstimate } from "../plan/assemble.js";
 import type { CostModels } from "../search/configuration.js";
+import type { Holdings } from "../search/holdings.js";
 import { costModels } from "../search/joint.js";
 import { KnownShardings } from "../search/knownShardings.js";
 import { LayerChains } from "../search/layerChains.js";
-import type { PreparedSchedule } from "../search/preparedSchedule.js";
+import { PreparedSchedule } from "../search/preparedSchedule.js";
 import { makeSchedule } from "../search/scheduleChoices.js";
 import { StageCosts } from "../search/stageCosts.js";
 import { templateOfSized } from "./clusters.js";
 import type { Software } from "./kinds.js";
 import type { ClusterOf, Prediction, RunInputs, Unpredicted } from "./types.js";
+
+/** A schedule of one stage a rank, all of which hold as many micro-batches as they may. */
+class FilledSchedule extends PreparedSchedule {
+  readonly #held: number;
+
+  constructor(schedule: PreparedSchedule, held: number) {
+    super(schedule.table);
+    this.#held = Math.min(held, schedule.table.microBatches);
+  }
+
+  override get holdings(): Holdings {
+    const own = super.holdings;
+    return { ...own, ofRank: own.ofRank.map(() => [Int32Array.of(this.#held, 0)]) };
+  }
+}
 
 /** What does not depend on a cluster's figures: kept between passes over the same runs. */
 export class PredictionCache {
@@ -21,8 +37,12 @@ export class PredictionCache {
   /** The schedule of a run, undefined where it does not exist for its counts. */
   schedule({ schedule, configuration }: RunInputs): PreparedSchedule | undefined {
     const { pipeline, microBatches } = configuration;
-    const key = `${schedule.name}/${schedule.chunks}/${pipeline}/${microBatches}`;
-    if (!this.#schedules.has(key)) this.#schedules.set(key, makeSchedule(schedule, pipeline, microBatches));
+    const { name, chunks, held } = schedule;
+    const key = `${name}/${chunks}/${held}/${pipeline}/${microBatches}`;
+    if (!this.#schedules.has(key)) {
+      const made = makeSchedule(schedule, pipeline, microBatches);
+      this.#schedules.set(key, made && held !== undefined ? new FilledSchedule(made, held) : made);
+    }
     return this.#schedules.get(key);
   }
 }

@@ -60,7 +60,7 @@ function readRun(fields: RunFields): RunInputs {
   const configuration: Configuration = {
     tensor,
     context,
-    contextExchange: "ring",
+    contextExchange: software.contextExchange,
     pipeline,
     data,
     ...readExperts(fields, software, tensor * data * context, tensor),
@@ -167,24 +167,32 @@ function readModel(
   }
 }
 
-/** Schedules that rows print, by mpopt's names (Qi et al., ICLR 2024: ZB-1p is ZB-H1's memory, ZB-2p ZB-H2's). */
-const printedSchedules: Readonly<Record<string, string>> = {
-  "1F1B": "1f1b",
-  "1F1B-I": "interleaved",
-  "ZB-1p": "zb-h1",
-  "ZB-2p": "zb-h2",
+/**
+ * Schedules that rows print, by mpopt's names. Qi et al. (ICLR 2024, section 5) search ZB-1p and ZB-2p under a limit
+ * of one and two micro-batches a rank and rank of the pipeline, which the search fills; the orders of ZB-H1 and ZB-H2
+ * are as long.
+ */
+const printedSchedules: Readonly<Record<string, { name: string; heldPerRank?: number }>> = {
+  "1F1B": { name: "1f1b" },
+  "1F1B-I": { name: "interleaved" },
+  "ZB-1p": { name: "zb-h1", heldPerRank: 1 },
+  "ZB-2p": { name: "zb-h2", heldPerRank: 2 },
 };
 
 function readSchedule(fields: RunFields, pipeline: number, layers: number): RunInputs["schedule"] {
   if (pipeline === 1) return { name: "1f1b", chunks: 1 };
   const printed = fields.note("schedule");
-  const name = printed === "" ? undefined : printedSchedules[printed];
-  if (printed !== "" && name === undefined) throw new Refusal(`schedule ${printed} is not known`);
+  const known = printed === "" ? undefined : printedSchedules[printed];
+  const name = known?.name;
+  if (printed !== "" && known === undefined) throw new Refusal(`schedule ${printed} is not known`);
   const text = fields.text("vp");
   let chunks = 1;
   if (/^max\b/.test(text)) chunks = Math.ceil(layers / pipeline);
   else if (text !== "") chunks = fields.count("vp")!;
-  if (name !== undefined && name !== "interleaved") return { name, chunks: 1 };
+  if (name !== undefined && name !== "interleaved") {
+    const { heldPerRank } = known!;
+    return { name, chunks: 1, ...(heldPerRank ? { held: heldPerRank * pipeline } : {}) };
+  }
   return chunks > 1 ? { name: "interleaved", chunks } : { name: "1f1b", chunks: 1 };
 }
 

@@ -26,6 +26,8 @@ export interface RunInputs {
     name: string;
     /** Stages of each pipeline rank. */
     chunks: number;
+    /** Micro-batches that every rank holds at its fullest, where the order is searched under such a limit. */
+    held?: number;
   };
   /** Half-open ranges of block layers, one a stage: stage i holds [boundaries[i], boundaries[i + 1]). */
   boundaries: readonly number[];

@@ -79,6 +79,16 @@ describe("models of a row's dimensions", () => {
     expect(model(dimensions).parameterCount / 1e9 / billions).toBeCloseTo(1, 2);
   });
 
+  it("leave as many layers without experts as the software cut models down to", () => {
+    const dimensions = { name: "deepseekv3-4layers", layers: 4, hidden: 256, heads: 4, ffn: 64, experts: 8 };
+    const dense = (software: Software) =>
+      model({ ...dimensions, topK: 2 }, software).layers.filter(({ block }) => block === "dense").length;
+    expect(dense(softwareOf("X"))).toBe(3);
+    expect(dense(softwareOf("SIMUMAX"))).toBe(1);
+    const plain = model({ ...dimensions, name: "mixtral", topK: 2 }, softwareOf("SIMUMAX"));
+    expect(new Set(plain.layers.map(({ block }) => block))).not.toContain("dense");
+  });
+
   it("pad the vocabulary as the software does", () => {
     const dimensions = { layers: 2, hidden: 64, heads: 4, vocabulary: 50_257 };
     const vocabulary = (prefix: string, tensor: number) =>

@@ -56,6 +56,23 @@ describe("predictions of runs", () => {
     expect(measured).toBeGreaterThanOrEqual(8);
   });
 
+  it("hold as many micro-batches as a searched order may", async () => {
+    const of = async (held?: number) => {
+      const { schedule, ...rest } = run("ZB-0008");
+      const changed = { ...rest, schedule: { ...schedule, held } };
+      return (await predictAll([changed], clustersOfKinds())).predictions[0]!;
+    };
+    const [own, one, two] = [await of(), await of(31), await of(32)];
+    // ZB-H2 of 16 ranks holds 31 micro-batches at most.
+    expect(one.memoryGiB).toBeCloseTo(own.memoryGiB, 9);
+    expect((await of(3)).memoryGiB).toBeLessThan(one.memoryGiB);
+    expect(run("ZB-0008").schedule.held).toBe(32);
+    const each = (two.memoryGiB - one.memoryGiB) * 2 ** 30;
+    const held = (one.memoryGiB - (await of(1)).memoryGiB) * 2 ** 30;
+    expect(held / each).toBeCloseTo(30, 6);
+    expect(two.stepSeconds).toBe(own.stepSeconds);
+  });
+
   it("add up: terms make the step", async () => {
     const { predictions } = await predictAll(runs, clustersOfKinds());
     for (const { id, stepSeconds, terms, memoryGiB } of predictions) {

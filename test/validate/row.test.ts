@@ -84,7 +84,7 @@ describe("a row of runs", () => {
 
   it("reads printed schedules and stages of one layer less at both ends", () => {
     const zeroBubble = run("ZB-0020");
-    expect(zeroBubble.schedule).toEqual({ name: "zb-h1", chunks: 1 });
+    expect(zeroBubble.schedule).toEqual({ name: "zb-h1", chunks: 1, held: 16 });
     expect(zeroBubble.boundaries.slice(0, 3)).toEqual([0, 2, 5]);
     expect(zeroBubble.boundaries.slice(-2)).toEqual([44, 46]);
     const interleaved = run("ZB-0045");
