@@ -169,9 +169,10 @@ const fullySharded: Software = {
 
 /**
  * DeepSpeed's ZeRO-3 of early 2021, which Narayanan et al. compare with: parameters are gathered one by one, in
- * collectives over lists of tensors (issue 1069 and pull requests 1188 and 1453 of the repository replaced them). Its
- * two rows of 768 and 1,536 GPUs take the same time, which is that of its communication: `networkShare` is fitted to
- * them, about what one of a node's eight cards carries.
+ * collectives over lists of tensors with a synchronisation before each (issue 1069 and pull requests 1188 and 1453 of
+ * the repository replaced them). Its rows of 768 and 1,536 GPUs take the same time, which is that of its communication,
+ * and the one of 384 takes what hides of it less: `networkShare`, about what one of a node's eight cards carries, and
+ * the overlap are fitted to them.
  */
 const earlyZero3: Software = {
   ...megatron,
@@ -180,7 +181,7 @@ const earlyZero3: Software = {
   runtime: "torch",
   zero: 3,
   networkShare: 0.09,
-  overlap: { parameterGather: 0.8 },
+  overlap: { parameterGather: 0.55 },
   source: "Narayanan et al. (SC'21), section 5.2 and table 2: DeepSpeed's ZeRO-3 without tensor parallelism",
 };
 

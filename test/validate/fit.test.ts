@@ -77,7 +77,7 @@ describe("calibration", () => {
       return errors.reduce((sum, error) => sum + error, 0) / errors.length;
     };
     const before = await errorOf(presetTemplate);
-    expect(before).toBeGreaterThan(0.1);
+    expect(before).toBeGreaterThan(0.08);
     expect(await errorOf(calibratedTemplates(calibration))).toBeLessThan(before / 4);
   });
 

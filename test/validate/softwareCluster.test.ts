@@ -81,7 +81,7 @@ describe("a cluster under a software", () => {
     const software = softwareOf("SC21T2", "a100-80", "3");
     const { overlap } = underSoftware(a100, software, "a100-80");
     expect(overlap.parameterGather).toEqual({
-      value: 0.8,
+      value: 0.55,
       provenance: "assumed",
       source: software.source,
     });
