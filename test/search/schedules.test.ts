@@ -96,7 +96,7 @@ describe("createPlan over schedules", () => {
   }, 30_000);
 
   it("does not take a schedule that memory forbids", async () => {
-    const pins = { ...job.pins, recompute: "none" as const };
+    const pins = { ...job.pins, recompute: "none" as const, recomputeLayers: 0, zero: 1 as const };
     const at = (memoryFraction: number, schedule: string) =>
       planned({
         runtime: "torch",
@@ -109,7 +109,8 @@ describe("createPlan over schedules", () => {
     const leanPeak = Math.max(...lean.estimate.memory.map((entry) => entry.reservedBytes));
     // ZB-H2 holds nearly twice as many micro-batches.
     expect(leanPeak).toBeLessThan(0.8 * peak);
-    const between = (0.94 * (0.4 * peak + 0.6 * leanPeak)) / roomy.estimate.memory[0]!.limitBytes;
+    // Ranks with many micro-batches give up layers to others, so that a little less room does not forbid it yet.
+    const between = (0.94 * (0.15 * peak + 0.85 * leanPeak)) / roomy.estimate.memory[0]!.limitBytes;
     await expect(at(between, "zb-h2")).rejects.toMatchObject({ code: "E_INFEASIBLE" });
     const tight = await at(between, "zb-h1");
     expect(tight.schedule.name).toBe("zb-h1");
