@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
+from plan_common import PlanError
+
 ATTENTION = ("core_attention", "core_attn", "attn", "self_attn", "attention", "self_attention")
 
 
@@ -112,3 +114,21 @@ def recompute_deferred(block: nn.Module, forward: Callable, deferred: DeferredWe
 
 def recomputed(forward: Callable) -> Callable:
     return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def apply_recompute(model: nn.Module, stage: dict, deferred: DeferredWeights | None = None) -> None:
+    """
+    Recomputes whole blocks (`full`) or their attention (`selective`) in the backward pass; with `deferred`, under
+    schedules that split it.
+    """
+    for name in stage["modules"]:
+        if stage["recompute"] == "none" or not name.rpartition(".")[2].isdigit():
+            continue
+        module = model.get_submodule(name)
+        if stage["recompute"] == "selective":
+            parts = {path.rpartition(".")[2]: part for path, part in module.named_modules()}
+            module = next((parts[part] for part in ATTENTION if part in parts), None)
+            if module is None:
+                raise PlanError(f"Expected an attention module in {name} to recompute but found none.")
+        forward = module.forward
+        module.forward = recompute_deferred(module, forward, deferred) if deferred else recomputed(forward)

@@ -22,14 +22,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, schedules
 
+from plan_common import DTYPES, DTensor, PlanError
 from plan_recompute import DeferredWeights
-
-try:
-    from torch.distributed.tensor import DTensor
-except ImportError:  # PyTorch 2.4
-    from torch.distributed._tensor import DTensor
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 # PyTorch's own classes, for plans without a table; what they execute is the schedule of that name.
 CLASSES = {
@@ -45,10 +39,6 @@ SPLIT_BACKWARDS = ("interleaved-zb", "zbv", "dualpipev")
 SPLIT_BACKWARD_SINCE = (2, 13)
 COMPUTE = re.compile(r"(\d+)([FBIW])(\d+)")
 OTHER = re.compile(r"(\d+)(SEND_F|RECV_F|SEND_B|RECV_B)(\d+)|(\d+)(UNSHARD|RESHARD|REDUCE_GRAD)")
-
-
-class PlanError(RuntimeError):
-    """The plan does not fit the ranks, the model or the batch."""
 
 
 # The table

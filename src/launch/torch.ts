@@ -9,7 +9,14 @@ import { shellQuote } from "./shell.js";
 /** The Python module that applies a plan; it needs PyTorch alone and ships as it stands in the repository. */
 export const applyPlanPath = fileURLToPath(new URL("../../bindings/python/apply_plan.py", import.meta.url));
 /** Its parts, beside it. */
-const applyPlanParts = ["plan_recompute.py", "plan_schedule.py"];
+const applyPlanParts = [
+  "plan_common.py",
+  "plan_data.py",
+  "plan_recompute.py",
+  "plan_schedule.py",
+  "plan_tensor.py",
+  "plan_ties.py",
+];
 
 /** Plain torch.distributed: the plan, the module that applies it, and the command that starts the ranks. */
 export const torch: Exporter = {

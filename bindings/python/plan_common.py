@@ -1,0 +1,25 @@
+"""What the parts of apply_plan.py share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+try:
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+except ImportError:  # PyTorch 2.4
+    from torch.distributed._tensor import DTensor, Partial, Replicate, Shard
+
+__all__ = ["DTYPES", "DTensor", "Partial", "PlanError", "Replicate", "Shard", "local"]
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+class PlanError(RuntimeError):
+    """The plan does not fit the ranks, the model or the batch."""
+
+
+def local(parameter: Tensor) -> Tensor:
+    """The part of a parameter that this rank stores."""
+    with torch.no_grad():
+        return parameter.to_local() if isinstance(parameter, DTensor) else parameter
