@@ -1,6 +1,6 @@
 import { clusterPreset, evenLevels } from "../cluster/index.js";
 import type { Cluster, Level } from "../contracts/index.js";
-import type { Hardware } from "./kinds.js";
+import type { Hardware } from "./hardware.js";
 import { underSoftware } from "./softwareCluster.js";
 import type { ClusterOf, RunInputs, TemplateOf } from "./types.js";
 

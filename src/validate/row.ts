@@ -10,7 +10,8 @@ import {
 } from "../contracts/index.js";
 import type { Configuration } from "../search/configuration.js";
 import type { InputColumn, RunFields } from "./columns.js";
-import { hardwareOf, kindKey, prefixOf, type Software, softwareOf } from "./kinds.js";
+import { hardwareOf } from "./hardware.js";
+import { kindKey, prefixOf, type Software, softwareOf } from "./kinds.js";
 import { modelOfDimensions } from "./models.js";
 import type { RunInputs } from "./types.js";
 

@@ -1,6 +1,7 @@
 import type { Cluster, Estimate, Job, Model, Provenance, RunOptions } from "../contracts/index.js";
 import type { Configuration } from "../search/configuration.js";
-import type { Hardware, Software } from "./kinds.js";
+import type { Hardware } from "./hardware.js";
+import type { Software } from "./kinds.js";
 import type { PredictionCache } from "./predict.js";
 
 /** Everything that a prediction of one run depends on, beside the cluster's figures. */
