@@ -30,6 +30,3 @@ export const megatronCoreHabits: MemoryHabits = { ...plainHabits, fusedWeightGra
 
 /** PyTorch FSDP over parameters in f32. */
 export const shardedHabits: MemoryHabits = { ...plainHabits, storesMasters: true };
-
-/** torchtitan: its checkpointing by operator saves the results of every second product. */
-export const torchtitanHabits: MemoryHabits = { ...shardedHabits, keeps: "products" };

@@ -3,13 +3,7 @@ import type { ContextExchange, Dtype, Runtime, Scaling, Zero } from "../contract
 import { type MemoryHabits, plainHabits } from "../cost/memory.js";
 import type { OverlapKind } from "../cost/overlap.js";
 import type { Kernels } from "../models/graph.js";
-import {
-  deepSpeedBrain,
-  deepSpeedHalf,
-  megatronCoreHabits,
-  shardedHabits,
-  torchtitanHabits,
-} from "./habits.js";
+import { deepSpeedBrain, deepSpeedHalf, megatronCoreHabits, shardedHabits } from "./habits.js";
 
 /**
  * Kinds of cluster that runs were measured on: the software that the prefix of a row's id stands for, on one GPU. What
@@ -248,7 +242,6 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     projections: "separate",
     scaling: "current",
     lossBytes: 36,
-    habits: always(torchtitanHabits),
     source: "torchtitan: FSDP2 reducing in f32, float8 of torchao scaled dynamically; memory is max_reserved",
   },
   FMS: {

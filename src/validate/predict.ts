@@ -108,10 +108,9 @@ class PricedCluster {
   }
 
   async #estimate(run: RunInputs): Promise<Estimate | string> {
-    const { model, job, configuration, boundaries } = run;
+    const { model, job, habits, configuration, boundaries } = run;
     // Layers depend on sequence and types alone; the batch is the configuration's.
-    const habits = run.software.habits[job.dtypes.parameters === "f16" ? "f16" : "bf16"];
-    const key = `${job.sequence}/${job.runtime}/${Object.values(job.dtypes).join()}`;
+    const key = `${job.sequence}/${job.runtime}/${Object.values(job.dtypes).join()}/${habits.keeps}`;
     const shared = entry(this.#models, key, () => ({
       ...costModels(this.#cluster, { ...job, globalBatch: 1 }),
       memory: new MemoryModel(this.#cluster, referenceDevice(this.#cluster), job, habits),

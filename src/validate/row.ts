@@ -8,6 +8,7 @@ import {
   type Scaling,
   type Zero,
 } from "../contracts/index.js";
+import type { MemoryHabits } from "../cost/memory.js";
 import type { Configuration } from "../search/configuration.js";
 import type { InputColumn, RunFields } from "./columns.js";
 import { hardwareOf } from "./hardware.js";
@@ -73,6 +74,7 @@ function readRun(fields: RunFields): RunInputs {
     offload: "none",
   };
   const nodes = devices / devicesPerNode;
+  const dtypes = readDtypes(fields, software);
   return {
     id: fields.id,
     prefix,
@@ -87,7 +89,7 @@ function readRun(fields: RunFields): RunInputs {
       schema: "mpopt.job/1",
       globalBatch,
       sequence,
-      dtypes: readDtypes(fields, software),
+      dtypes,
       optimizer: "adam",
       runtime: software.runtime,
       pins: {},
@@ -95,6 +97,7 @@ function readRun(fields: RunFields): RunInputs {
       // What ran out of memory is what exceeds the device.
       limits: { memoryFraction: 1, searchSeconds: 60 },
     },
+    habits: readHabits(fields, software, dtypes),
     configuration,
     recomputeStated: fields.text("recompute") !== "",
     schedule,
@@ -246,6 +249,14 @@ function readRecompute(
     default:
       throw new Refusal(`recomputation "${fields.text("recompute")}" is not known`);
   }
+}
+
+/** By operator, torchtitan saves the results of every second product; by layer, every second layer is recomputed. */
+function readHabits(fields: RunFields, software: Software, dtypes: Job["dtypes"]): MemoryHabits {
+  const habits = software.habits[dtypes.parameters === "f16" ? "f16" : "bf16"];
+  return fields.text("recompute").toLowerCase() === "selective(op)"
+    ? { ...habits, keeps: "products" }
+    : habits;
 }
 
 function readExperts(

@@ -1,4 +1,5 @@
 import type { Cluster, Estimate, Job, Model, Provenance, RunOptions } from "../contracts/index.js";
+import type { MemoryHabits } from "../cost/memory.js";
 import type { Configuration } from "../search/configuration.js";
 import type { Hardware } from "./hardware.js";
 import type { Software } from "./kinds.js";
@@ -19,6 +20,8 @@ export interface RunInputs {
   devicesPerNode: number;
   nodes: number;
   job: Job;
+  /** What the software holds beside the model's tensors. */
+  habits: MemoryHabits;
   configuration: Configuration;
   /** False where the row leaves recomputation open: the configuration has none then. */
   recomputeStated: boolean;

@@ -7,7 +7,7 @@ import { type Configuration, singleDevice } from "../../src/search/configuration
 import { costModels } from "../../src/search/joint.js";
 import { LayerChains } from "../../src/search/layerChains.js";
 import { StageCosts } from "../../src/search/stageCosts.js";
-import { torchtitanHabits } from "../../src/validate/habits.js";
+import { shardedHabits } from "../../src/validate/habits.js";
 
 const [hidden, ffn, sequence, vocabulary, layers] = [4096, 14_336, 8192, 128_256, 32];
 const model = transformerModel(
@@ -42,6 +42,7 @@ const job: Job = {
   limits: { memoryFraction: 1, searchSeconds: 10 },
 };
 const cluster = clusterPreset("h100-sxm:8x4");
+const torchtitanHabits = { ...shardedHabits, keeps: "products" } as const;
 const fused = { ...plainHabits, fusedWeightGradients: true };
 
 async function costs(part: Partial<Configuration>, habits: MemoryHabits): Promise<StageCosts> {

@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { plainHabits } from "../../src/cost/memory.js";
 import { runRecords } from "../../src/validate/columns.js";
 import { parseCsv, readCsv } from "../../src/validate/csv.js";
+import { deepSpeedBrain, deepSpeedHalf, shardedHabits } from "../../src/validate/habits.js";
 import { cutLayers, runInputs } from "../../src/validate/row.js";
 import type { RunInputs } from "../../src/validate/types.js";
 import { measuredRuns, readRuns } from "../../src/validate/validate.js";
@@ -137,6 +139,20 @@ describe("a row of runs", () => {
     ["selective(layer)", "none", 4],
   ])("reads recomputation %j", (recompute, kind, layers) => {
     expect(configured({ recompute })).toMatchObject({ recompute: kind, recomputeLayers: layers });
+  });
+
+  it("holds what the software does, by type and by what checkpointing keeps", () => {
+    const habits = (fields: Record<string, string | number>, id?: string) =>
+      (made(fields, id) as RunInputs).habits;
+    expect(habits({ recompute: "selective(op)" }, "TITAN-1")).toEqual({
+      ...shardedHabits,
+      keeps: "products",
+    });
+    expect(habits({ recompute: "selective(layer)" }, "TITAN-1")).toEqual(shardedHabits);
+    expect(habits({ precision: "fp16" }, "BLOOM-1")).toEqual(deepSpeedHalf);
+    expect(habits({ precision: "bf16(fp32 grad acc)" }, "BLOOM-1")).toEqual(deepSpeedBrain);
+    expect(habits({}, "NEMO-1").fusedWeightGradients).toBe(true);
+    expect(habits({}, "X-1")).toEqual(plainHabits);
   });
 
   it("reads selective recomputation as the software means it", () => {
