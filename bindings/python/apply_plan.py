@@ -36,6 +36,7 @@ from plan_common import DTYPES, PlanError, local
 from plan_data import apply_data_parallel
 from plan_recompute import DeferredWeights, apply_recompute
 from plan_schedule import StageModule, find_table, make_schedule, splits_backwards
+from plan_sharded import ShardedParallel
 from plan_tensor import apply_tensor_parallel
 from plan_ties import find_ties, retie, tie_across_stages
 
@@ -50,12 +51,29 @@ def load_plan(path: str) -> dict:
         plan = json.load(file)
     if plan.get("schema") != "mpopt.plan/1":
         raise PlanError(f"Expected an mpopt.plan/1 document at {path} but found {plan.get('schema')!r}.")
-    if plan["optimizer"]["zero"] > 1:
-        raise PlanError(f"Expected ZeRO stage 0 or 1 but the plan says {plan['optimizer']['zero']}.")
-    for what, dtype in plan["job"]["dtypes"].items():
-        if dtype not in DTYPES:
-            raise PlanError(f"Expected f32 or bf16 for the {what} but the plan says {dtype}.")
+    refuse(plan)
     return plan
+
+
+def refuse(plan: dict) -> None:
+    """Raises where the plan asks for what nothing here does."""
+    dtypes, optimizer = plan["job"]["dtypes"], plan["optimizer"]
+    for what in ("parameters", "gradients", "optimizer"):
+        if dtypes[what] not in DTYPES:
+            raise PlanError(f"Expected f32 or bf16 for the {what} but the plan says {dtypes[what]}.")
+    if dtypes.get("linear", dtypes["parameters"]) != dtypes["parameters"]:
+        raise PlanError(f"Expected linear layers in the parameters' type but the plan says {dtypes['linear']}.")
+    if "microBatchGradients" in dtypes:
+        raise PlanError("Expected one sum of gradients but the plan keeps those of a micro-batch beside it.")
+    if "context" in plan["mesh"]["axes"]:
+        raise PlanError("Expected whole sequences on every rank but the plan has a context axis.")
+    if "experts" in plan["mesh"] or "expertCapacity" in plan["job"]:
+        raise PlanError("Expected experts as the model runs them but the plan divides them or their capacity.")
+    if optimizer.get("offload", "none") != "none":
+        raise PlanError(f"Expected all in device memory but the plan offloads: {optimizer['offload']}.")
+    architecture = plan["model"].get("architecture") or {}
+    if architecture.get("nextTokenPredictions"):
+        raise PlanError("Expected one prediction a token but the plan's model makes further ones.")
 
 
 def device_type(plan: dict) -> str:
@@ -81,6 +99,13 @@ def build_mesh(plan: dict, table: str | None = None) -> DeviceMesh:
         if axis not in axes:
             axes.insert(0, axis)
             sizes.insert(0, 1)
+    at = axes.index("data")
+    shards = plan["optimizer"].get("shards", sizes[at])
+    if sizes[at] % shards:
+        raise PlanError(f"Expected sharding groups that divide {sizes[at]} data ranks but found {shards}.")
+    if shards < sizes[at]:
+        # Neighbours share out the state; groups of them are replicas.
+        axes[at : at + 1], sizes[at : at + 1] = ["replicas", "shards"], [sizes[at] // shards, shards]
 
     device = device_type(plan)
     if device == "cuda":
@@ -97,7 +122,10 @@ def build_mesh(plan: dict, table: str | None = None) -> DeviceMesh:
     for rank, other in enumerate(digests):
         if other != digests[0]:
             raise PlanError(f"Expected the same plan on every rank but rank {rank} read another than rank 0.")
-    return init_device_mesh(device, tuple(sizes), mesh_dim_names=tuple(axes))
+    mesh = init_device_mesh(device, tuple(sizes), mesh_dim_names=tuple(axes))
+    if "shards" in axes:
+        mesh["replicas", "shards"]._flatten("data")
+    return mesh
 
 
 # Pipeline stages
@@ -182,6 +210,11 @@ class Planned:
             raise PlanError(
                 f"Expected equally many stages on each of {ranks} pipeline ranks but the plan has {dict(found)}."
             )
+        if plan["optimizer"]["zero"] > 1 and (len(self.stages) > 1 or splits_backwards(plan, table)):
+            raise PlanError(
+                f"Expected one stage a rank and whole backward passes for ZeRO-{plan['optimizer']['zero']} but the "
+                f"schedule is {plan['schedule']['name']}."
+            )
         batch = plan["batch"]
         self.local_sequences = batch["micro"] * plan["schedule"]["microBatches"]
         if self.local_sequences * self.mesh["data"].size() != batch["global"]:
@@ -206,8 +239,9 @@ class Planned:
     ) -> nn.Module:
         """
         Cuts `model` down to this rank's part, in place. `optimizer` receives parameter names with the
-        tensors to update (with ZeRO-1 flat slices). A model on the meta device needs `initialize`, which
-        fills the parameters of the rank's stages once they have memory.
+        tensors to update (with ZeRO-1 flat slices, above it shards). A model on the meta device needs
+        `initialize`, which fills the parameters of the rank's stages once they have memory (above ZeRO-1 its shards
+        of them, as DTensors).
         """
         names = find_ties(model)
         parts = split_stages(model, self.plan, [stage["index"] for stage in self.stages])
@@ -218,9 +252,11 @@ class Planned:
         ties = find_ties(model)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)  # parameters only: rotary tables stay exact
-        model.to_empty(device=self.device) if meta else model.to(self.device)
+        sharded = self.plan["optimizer"]["zero"] > 1
+        if not sharded:  # else shards alone may fit the device
+            model.to_empty(device=self.device) if meta else model.to(self.device)
         retie(model, ties)
-        if meta:
+        if meta and not sharded:
             initialize(model)
         split_logits = apply_tensor_parallel(model, self.plan, self.mesh)
         split = splits_backwards(self.plan, self.table)
@@ -228,7 +264,19 @@ class Planned:
         for stage, weights in zip(self.stages, deferred):
             apply_recompute(model, stage, weights)
         ties_between = tie_across_stages(model, names, self.mesh)
-        self.data_parallel = apply_data_parallel(model, self.plan, self.mesh, optimizer, ties_between)
+        if sharded:
+            self.data_parallel = ShardedParallel(
+                model,
+                self.stages[0],
+                self.plan,
+                self.mesh,
+                self.device,
+                optimizer,
+                ties_between,
+                initialize if meta else None,
+            )
+        else:
+            self.data_parallel = apply_data_parallel(model, self.plan, self.mesh, optimizer, ties_between)
         count = len(self.plan["stages"])
         self.modules = [
             StageModule(part, stage["index"], count, loss_fn, weights)
@@ -242,7 +290,7 @@ class Planned:
 
     def local_batch(self, batch: Tensor) -> Tensor:
         """This data rank's sequences of a global batch [global, ...]."""
-        return batch.chunk(self.mesh["data"].size())[self.mesh.get_local_rank("data")]
+        return batch.chunk(self.mesh["data"].size())[self.mesh["data"].get_local_rank()]
 
     def train_step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """

@@ -13,6 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from plan_common import DTYPES, DTensor, Partial, Replicate, local
 from plan_ties import TiedGroup
 
+# Makes an optimizer of the tensors to update, by the names of their parameters.
+Optimizer = Callable[[dict], torch.optim.Optimizer]
+
 # The names that PyTorch 2.13 prefers, and those before it.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -21,11 +24,14 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 class Bucket:
     """
     The parameters of one dtype in two flat buffers, weights and gradients, so that the data axis needs one
-    collective each. With ZeRO-1 a rank updates only its slice [start, end) of the flat weights.
+    collective each. With ZeRO-1 a rank updates only its slice [start, end) of the flat weights, which `group` shares
+    out; ranks in `copies` have the same slice.
     """
 
-    def __init__(self, named: list[tuple[str, nn.Parameter]], group: Any, dtypes: dict, zero: bool):
-        self.group, self.ranks = group, dist.get_world_size(group)
+    def __init__(
+        self, named: list[tuple[str, nn.Parameter]], group: Any, copies: Any | None, dtypes: dict, zero: bool
+    ):
+        self.group, self.copies, self.ranks = group, copies, dist.get_world_size(group)
         self.zero = zero and self.ranks > 1
         first = local(named[0][1])
         total = sum(local(p).numel() for _, p in named)
@@ -58,13 +64,14 @@ class Bucket:
             offset = span.stop
 
     def synchronize(self) -> None:
-        """Sums the gradients over the data axis."""
-        if self.ranks == 1:
-            return
+        """Sums the gradients over the data axis, those that this rank updates at least."""
+        mine = self.gradients[self.start : self.end]
         if self.zero and dist.get_backend(self.group) != "gloo":
-            reduce_scatter(self.gradients[self.start : self.end], self.gradients, group=self.group)
-        else:
+            reduce_scatter(mine, self.gradients, group=self.group)
+        elif self.ranks > 1:
             dist.all_reduce(self.gradients, group=self.group)
+        if self.copies:
+            dist.all_reduce(mine, group=self.copies)
 
     def load_gradients(self) -> None:
         for master, _, gradient in self.segments:
@@ -82,11 +89,23 @@ class Bucket:
 
 def like(value: Tensor, parameter: nn.Parameter) -> nn.Parameter:
     """A parameter sharded as the given one whose local part is `value`."""
-    if not isinstance(parameter, DTensor):
-        return nn.Parameter(value)
-    mesh, placements = parameter.device_mesh, parameter.placements
-    shape, stride = parameter.shape, parameter.stride()
-    return nn.Parameter(DTensor.from_local(value, mesh, placements, run_check=False, shape=shape, stride=stride))
+    if isinstance(parameter, DTensor):
+        mesh, placements = parameter.device_mesh, parameter.placements
+        shape, stride = parameter.shape, parameter.stride()
+        value = DTensor.from_local(value, mesh, placements, run_check=False, shape=shape, stride=stride)
+    return nn.Parameter(value, requires_grad=parameter.requires_grad)
+
+
+def replace_parameters(model: nn.Module, moved: dict[nn.Parameter, nn.Parameter]) -> None:
+    """Puts other parameters in the place of a model's, wherever it uses them."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            module._parameters[name] = moved.get(parameter, parameter)
+
+
+def shard_axes(mesh: DeviceMesh) -> tuple[str, str | None]:
+    """The axis whose ranks share out a ZeRO state, and the one whose ranks hold the same part, if there are such."""
+    return ("shards", "replicas") if "shards" in mesh.mesh_dim_names else ("data", None)
 
 
 class DataParallel:
@@ -95,28 +114,33 @@ class DataParallel:
     averages them over micro-batches and the data axis, and steps the optimizer.
     """
 
-    def __init__(self, model: nn.Module, plan: dict, mesh: DeviceMesh, optimizer: Callable, ties: list[TiedGroup]):
+    def __init__(self, model: nn.Module, plan: dict, mesh: DeviceMesh, optimizer: Optimizer, ties: list[TiedGroup]):
         self.mesh = mesh
         self.scale = 1 / (plan["schedule"]["microBatches"] * mesh["data"].size())
-        dtypes = {what: DTYPES[dtype] for what, dtype in plan["job"]["dtypes"].items()}
+        dtypes = {what: DTYPES[plan["job"]["dtypes"][what]] for what in ("gradients", "optimizer")}
         by_dtype: dict[torch.dtype, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 by_dtype.setdefault(parameter.dtype, []).append((name, parameter))
-        zero, group = plan["optimizer"]["zero"] == 1, mesh.get_group("data")
-        self.buckets = [Bucket(named, group, dtypes, zero) for named in by_dtype.values()]
+        zero = plan["optimizer"]["zero"] == 1
+        shards, copies = shard_axes(mesh) if zero else ("data", None)
+        groups = mesh[shards].get_group(), mesh[copies].get_group() if copies else None
+        self.buckets = [Bucket(named, *groups, dtypes, zero) for named in by_dtype.values()]
         self.views = {p: view for bucket in self.buckets for p, view in bucket.views.items()}
         moved = {old: new for bucket in self.buckets for old, new in bucket.moved.items()}
         # Gradients that tensor ranks hold as partial sums: norms of this rank's heads, and what DTensor says.
         self.partial = {new: self.views[new] for old, new in moved.items() if hasattr(old, "partial_over_tensor")}
-        for module in model.modules():
-            for name, parameter in module._parameters.items():
-                module._parameters[name] = moved.get(parameter, parameter)
+        replace_parameters(model, moved)
         for parameter in moved.values():
             parameter.register_post_accumulate_grad_hook(self.accumulate)
         self.tied = [(self.views[model.get_parameter(tie.name)], tie.group) for tie in ties]
         named = {name: master for bucket in self.buckets for name, master in bucket.named.items()}
         self.optimizer = optimizer(named) if named else None
+
+    @property
+    def held(self) -> int:
+        """Elements whose optimizer state this rank holds."""
+        return sum(master.numel() for bucket in self.buckets for master, _, _ in bucket.segments)
 
     def collect(self, module: nn.Module) -> None:
         """Accumulates the gradients of a stage that were assigned without a backward pass to its parameters."""
@@ -157,12 +181,15 @@ class DataParallel:
 
 
 def apply_data_parallel(
-    model: nn.Module, plan: dict, mesh: DeviceMesh, optimizer: Callable, ties: list[TiedGroup]
+    model: nn.Module, plan: dict, mesh: DeviceMesh, optimizer: Optimizer, ties: list[TiedGroup]
 ) -> DataParallel:
     """Makes the replicas of one stage equal and joins them; `optimizer` receives name to tensor."""
+    for tie in ties:
+        tie.share(model.get_parameter(tie.name))
     for axis in ("tensor", "data"):
-        ranks = dist.get_process_group_ranks(mesh.get_group(axis))
+        group = mesh[axis].get_group()
+        ranks = dist.get_process_group_ranks(group)
         for parameter in model.parameters() if len(ranks) > 1 else ():
             if axis == "data" or not isinstance(parameter, DTensor) or parameter.placements == (Replicate(),):
-                dist.broadcast(local(parameter).data, src=ranks[0], group=mesh.get_group(axis))
+                dist.broadcast(local(parameter).data, src=ranks[0], group=group)
     return DataParallel(model, plan, mesh, optimizer, ties)

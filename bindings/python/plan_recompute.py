@@ -118,14 +118,17 @@ def recomputed(forward: Callable) -> Callable:
 
 def apply_recompute(model: nn.Module, stage: dict, deferred: DeferredWeights | None = None) -> None:
     """
-    Recomputes whole blocks (`full`) or their attention (`selective`) in the backward pass; with `deferred`, under
-    schedules that split it.
+    Recomputes whole blocks (`full`) or their attention (`selective`) in the backward pass, and the stage's first
+    `recomputeLayers` blocks whole whatever the others do; with `deferred`, under schedules that split it.
     """
-    for name in stage["modules"]:
-        if stage["recompute"] == "none" or not name.rpartition(".")[2].isdigit():
+    blocks = [name for name in stage["modules"] if name.rpartition(".")[2].isdigit()]
+    for i, name in enumerate(blocks):
+        module, kind = model.get_submodule(name), stage["recompute"]
+        if i < stage.get("recomputeLayers", 0):
+            kind = "full"
+        if kind == "none":
             continue
-        module = model.get_submodule(name)
-        if stage["recompute"] == "selective":
+        if kind == "selective":
             parts = {path.rpartition(".")[2]: part for path, part in module.named_modules()}
             module = next((parts[part] for part in ATTENTION if part in parts), None)
             if module is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from plan_common import PlanError, local
@@ -36,16 +36,21 @@ def has_parameter(model: nn.Module, name: str) -> bool:
 
 
 class TiedGroup:
-    """A parameter that two stages share (embedding and head), with the group that sums its gradients."""
+    """A parameter that stages share (embedding and head), with the group that sums its gradients."""
 
     def __init__(self, name: str, group: Any):
         self.name, self.group = name, group
 
+    def share(self, parameter: Tensor) -> None:
+        """Makes the copies of the parameter equal, or of this rank's shard of it."""
+        if local(parameter).numel():
+            dist.broadcast(local(parameter).data, src=dist.get_process_group_ranks(self.group)[0], group=self.group)
+
 
 def tie_across_stages(model: nn.Module, names: list[list[str]], mesh: DeviceMesh) -> list[TiedGroup]:
     """
-    Finds the parameters that stages share, by the names that tied them in the whole model, and makes their
-    copies equal. Every rank must call it: groups are created together.
+    Finds the parameters that stages share, by the names that tied them in the whole model. Every rank must call it:
+    groups are created together.
     """
     if mesh["pipeline"].size() == 1:
         return []
@@ -61,7 +66,5 @@ def tie_across_stages(model: nn.Module, names: list[list[str]], mesh: DeviceMesh
                 continue
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
-                parameter = model.get_parameter(name)
-                dist.broadcast(local(parameter).data, src=ranks[0], group=group)
                 found.append(TiedGroup(name, group))
     return found

@@ -14,6 +14,7 @@ const applyPlanParts = [
   "plan_data.py",
   "plan_recompute.py",
   "plan_schedule.py",
+  "plan_sharded.py",
   "plan_tensor.py",
   "plan_ties.py",
 ];
@@ -48,19 +49,60 @@ function scheduleFile(plan: Plan): Record<string, string> {
 
 /** Everything that `apply_plan.py` refuses or would run otherwise than planned. */
 function lossy(plan: Plan): string[] {
-  const lost = lossySchedule(plan);
-  if (plan.optimizer.zero > 1) {
+  const lost = [...lossySchedule(plan), ...lossyState(plan), ...lossyTypes(plan)];
+  if (!isRowMajor(plan)) lost.push("The rank table does not number the mesh row by row.");
+  if (axisSize(plan, "context") > 1) {
+    lost.push("Sequences are divided over context-parallel ranks, but apply_plan.py keeps them whole.");
+  }
+  if (plan.mesh.experts) {
+    lost.push("Experts are divided over ranks, but apply_plan.py leaves them to the model.");
+  }
+  if (plan.job.expertCapacity) {
+    lost.push("Experts have a capacity, but apply_plan.py leaves them to the model.");
+  }
+  if (plan.model.architecture?.nextTokenPredictions) {
+    lost.push("The model predicts further tokens, but apply_plan.py runs one head on the last stage.");
+  }
+  return [...lost, ...lossyTensor(plan)];
+}
+
+/** Where parameters, gradients and the optimizer's state live. */
+function lossyState(plan: Plan): string[] {
+  const { zero, shards, offload = "none" } = plan.optimizer;
+  const lost: string[] = [];
+  const splitBackwards = scheduleActions(plan)?.match(/\d[IW]\d/);
+  if (zero > 1 && (plan.stages.length > axisSize(plan, "pipeline") || splitBackwards)) {
     lost.push(
-      `Parameters or gradients are sharded (ZeRO-${plan.optimizer.zero}), but apply_plan.py stops at ZeRO-1.`,
+      `Parameters or gradients are sharded (ZeRO-${zero}) under the schedule ${plan.schedule.name}, but apply_plan.py shards them where each rank has one stage and whole backward passes.`,
     );
   }
-  for (const [what, dtype] of Object.entries(plan.job.dtypes)) {
+  const data = axisSize(plan, "data");
+  if (zero > 0 && shards && data % shards) {
+    lost.push(`Sharding groups of ${shards} ranks do not divide the ${data} data ranks.`);
+  }
+  if (offload !== "none") {
+    lost.push(
+      `Host memory takes what is not used (offload ${offload}), but apply_plan.py leaves all on the device.`,
+    );
+  }
+  return lost;
+}
+
+function lossyTypes({ job }: Plan): string[] {
+  const { parameters, gradients, optimizer, linear, microBatchGradients } = job.dtypes;
+  const lost: string[] = [];
+  for (const [what, dtype] of Object.entries({ parameters, gradients, optimizer })) {
     if (dtype !== "f32" && dtype !== "bf16") {
       lost.push(`The ${what} are ${dtype}, but apply_plan.py keeps them in f32 or bf16.`);
     }
   }
-  if (!isRowMajor(plan)) lost.push("The rank table does not number the mesh row by row.");
-  return [...lost, ...lossyTensor(plan)];
+  if (linear && linear !== parameters) {
+    lost.push(`Linear layers compute in ${linear}, but apply_plan.py leaves them in the parameters' type.`);
+  }
+  if (microBatchGradients) {
+    lost.push("Gradients of one micro-batch stay beside their sums, but apply_plan.py has sums alone.");
+  }
+  return lost;
 }
 
 function lossySchedule(plan: Plan): string[] {

@@ -4,12 +4,14 @@ Trains each plan given on the ranks that torchrun started, and on rank 0 the uns
 Arguments: the number of steps, the learning rate, then the plans' files.
 """
 
+import contextlib
 import json
 import sys
 
 import torch
 import torch.distributed as dist
 from apply_plan import Planned, local
+from torch.distributed.tensor import DTensor, distribute_tensor
 from train_gpt import GPT2Block, LlamaBlock, Reference, build_model, loss_fn, make_batch
 
 forwards = 0
@@ -23,12 +25,28 @@ for block in (GPT2Block, LlamaBlock):
     block.forward = counted
 
 
+@torch.no_grad()
+def fill(part: torch.nn.Module, whole: torch.nn.Module) -> None:
+    """Gives a part of a model, or its shards, the values of a whole one."""
+    for name, parameter in part.named_parameters():
+        value = whole.get_parameter(name)
+        if isinstance(parameter, DTensor):
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        local(parameter).copy_(local(value))
+
+
 def train(path: str, steps: int, rate: float) -> None:
     global forwards
     planned = Planned.from_file(path)
     plan = planned.plan
-    model = build_model(plan, seed=1)
-    planned.setup(model, loss_fn, optimizer=lambda named: torch.optim.AdamW(named.values(), lr=rate))
+    with torch.device("meta") if plan["name"].startswith("meta") else contextlib.nullcontext():
+        model = build_model(plan, seed=1)
+    planned.setup(
+        model,
+        loss_fn,
+        optimizer=lambda named: torch.optim.AdamW(named.values(), lr=rate),
+        initialize=lambda part: fill(part, build_model(plan, seed=1)),
+    )
     reference = Reference(plan, build_model(plan, seed=1), rate) if dist.get_rank() == 0 else None
     losses, expected = [], []
     for step in range(steps):
@@ -40,14 +58,16 @@ def train(path: str, steps: int, rate: float) -> None:
             expected.append(reference.train_step(inputs, targets).item())
     held = {
         "parameters": sum(local(p).numel() for p in set(model.parameters())),
-        "optimizer": sum(master.numel() for b in planned.data_parallel.buckets for master, _, _ in b.segments),
+        "optimizer": planned.data_parallel.held,
         "forwards": last_forwards,
         "names": [name for name, _ in model.named_parameters()],
     }
     ranks: list = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, held)
     if reference:
-        sys.stdout.write(f"COMPARED {json.dumps({'losses': losses, 'reference': expected, 'ranks': ranks})}\n")
+        whole = sum(p.numel() for p in build_model(plan, seed=1).parameters())
+        found = {"losses": losses, "reference": expected, "whole": whole, "ranks": ranks}
+        sys.stdout.write(f"COMPARED {json.dumps(found)}\n")
         sys.stdout.flush()
 
 

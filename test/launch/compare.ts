@@ -13,6 +13,8 @@ export interface Comparison {
   losses: number[];
   /** The unsharded model's. */
   reference: number[];
+  /** Elements of its parameters. */
+  whole: number;
   /** Parameters and optimizer states held, calls of blocks in the last step, names of the parameters. */
   ranks: { parameters: number; optimizer: number; forwards: number; names: string[] }[];
 }

@@ -47,7 +47,7 @@ test("torch: writes a plan that reads back, a module that compiles and a script 
   const out = join(folder, "out");
   const { files, lost } = exportPlan(plan, "torch", out);
   expect(lost).toEqual([]);
-  const parts = ["common", "data", "recompute", "schedule", "tensor", "ties"].map(
+  const parts = ["common", "data", "recompute", "schedule", "sharded", "tensor", "ties"].map(
     (name) => `plan_${name}.py`,
   );
   const written = ["README.md", "apply_plan.py", "plan.json", ...parts, "run.sh"];
@@ -112,7 +112,23 @@ const lossyCases: [string, PlanWishes, RegExp][] = [
   ["Chimera", { pipeline: 2, schedule: "chimera" }, /schedule chimera: .* one route/],
   ["old weights", { pipeline: 2, schedule: "1f1b-async" }, /schedule 1f1b-async: .* one version/],
   ["two versions of the weights", { pipeline: 2, schedule: "2bw" }, /schedule 2bw: .* one version/],
-  ["ZeRO-3", { data: 2, zero: 3 }, /ZeRO-3/],
+  [
+    "ZeRO-3 with several stages a rank",
+    { data: 2, zero: 3, pipeline: 2, schedule: "interleaved", layers: 4 },
+    /ZeRO-3\) under the schedule interleaved/,
+  ],
+  [
+    "ZeRO-2 with split backwards",
+    { data: 2, zero: 2, pipeline: 2, schedule: "zb-h1" },
+    /ZeRO-2\) under .* zb-h1/,
+  ],
+  ["groups that do not divide", { data: 6, zero: 1, shards: 4 }, /groups of 4 ranks do not divide the 6/],
+  ["divided sequences", { context: 2 }, /Sequences are divided/],
+  ["divided experts", { data: 2, experts: { expert: 2, tensor: 1 } }, /Experts are divided/],
+  ["an offloaded optimizer", { offload: "optimizer" }, /offload optimizer/],
+  ["fp8 products", { dtypes: { linear: "fp8" } }, /Linear layers compute in fp8/],
+  ["unsummed gradients", { dtypes: { microBatchGradients: "bf16" } }, /beside their sums/],
+  ["further predictions", { architecture: { nextTokenPredictions: 1 } }, /predicts further tokens/],
   ["heads that do not divide", { tensor: 3 }, /4 attention heads do not divide over 3/],
   ["key-value heads that do not divide", { tensor: 4 }, /2 key-value heads do not divide over 4/],
   ["a sequence that does not divide", { tensor: 2, sequence: 15, sequenceParallel: true }, /15 tokens/],

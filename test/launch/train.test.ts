@@ -40,6 +40,20 @@ const twoRanks: Record<string, PlanWishes> = {
   "gpt2 tied, pipeline 2": { family: "gpt2", pipeline: 2 },
   "llama, pipeline 2, GPipe, full recompute": { pipeline: 2, schedule: "gpipe", recompute: "full" },
   "llama, data 2, bf16": { data: 2, zero: 1, parameters: "bf16" },
+  "llama, data 2, ZeRO-2": { data: 2, zero: 2 },
+  "llama, data 2, ZeRO-3, odd vocabulary": { data: 2, zero: 3, vocabulary: 97 },
+  "gpt2 tied, data 2, ZeRO-3, full recompute": { data: 2, zero: 3, family: "gpt2", recompute: "full" },
+  "llama, data 2, ZeRO-3, bf16": { data: 2, zero: 3, parameters: "bf16" },
+  "gpt2 tied from the meta device, data 2, ZeRO-3": { name: "meta", data: 2, zero: 3, family: "gpt2" },
+  "llama from the meta device, data 2, ZeRO-1": { name: "meta", data: 2, zero: 1 },
+  "llama, data 2, the first of 3 layers recomputed": { data: 2, layers: 3, recomputeLayers: 1 },
+  "llama, data 2, ZeRO-3, a layer recomputed whole beside selective": {
+    data: 2,
+    zero: 3,
+    layers: 3,
+    recomputeLayers: 1,
+    recompute: "selective",
+  },
 };
 
 const fourRanks: Record<string, PlanWishes> = {
@@ -60,6 +74,19 @@ const fourRanks: Record<string, PlanWishes> = {
     sequenceParallel: true,
     microBatches: 3,
   },
+  "llama, data 4, ZeRO-1 in groups of 2": { data: 4, zero: 1, shards: 2, microBatches: 2 },
+  "llama, data 4, ZeRO-2 in groups of 2": { data: 4, zero: 2, shards: 2, microBatches: 2 },
+  "llama tied, data 4, ZeRO-3 in groups of 2": { data: 4, zero: 3, shards: 2, tied: true, microBatches: 2 },
+  "llama tied, pipeline 2, data 2, ZeRO-3": { data: 2, zero: 3, pipeline: 2, tied: true },
+  "llama, pipeline 2, data 2, ZeRO-2, GPipe": { data: 2, zero: 2, pipeline: 2, schedule: "gpipe" },
+  "llama, data 2, tensor 2, ZeRO-3, sequence parallel": {
+    data: 2,
+    zero: 3,
+    tensor: 2,
+    sequenceParallel: true,
+    microBatches: 2,
+  },
+  "gpt2 tied, data 2, tensor 2, ZeRO-2": { data: 2, zero: 2, tensor: 2, family: "gpt2", microBatches: 2 },
 };
 
 for (const [title, cases] of [
@@ -78,15 +105,24 @@ for (const [title, cases] of [
       expectSameCurve(result, wishes.parameters === "bf16" ? 0.02 : 1e-4);
     });
 
-    test("each rank holds its part only", () => {
-      for (const [name, { ranks }] of results) {
-        const { pipeline = 1, data = 1, tensor = 1, zero = 0 } = cases[name]!;
-        const { parameterCount } = makePlan(cases[name]).model;
-        for (const rank of ranks) {
-          if (tensor * pipeline > 1) expect(rank.parameters, name).toBeLessThan(0.8 * parameterCount);
-          // Padding to a whole number a rank adds less than one element each.
-          const share = zero ? rank.parameters / data : rank.parameters;
-          expect(Math.abs(rank.optimizer - share), name).toBeLessThanOrEqual(data);
+    test("each rank holds its part only, and recomputes what the plan says", () => {
+      for (const [name, { ranks, whole }] of results) {
+        const plan = makePlan(cases[name]);
+        const { pipeline = 1, data = 1, tensor = 1, zero = 0, shards = data } = cases[name]!;
+        const held = ranks.reduce((sum, { parameters }) => sum + parameters, 0);
+        if (tensor * pipeline === 1) expect(held, name).toBe((whole * data) / (zero > 1 ? shards : 1));
+        for (const [rank, { parameters, optimizer, forwards }] of ranks.entries()) {
+          const part = zero > 1 ? shards : 1;
+          if (tensor * pipeline > 1) expect(parameters, name).toBeLessThan((0.8 * whole) / part);
+          // Padding to a whole number a rank adds less than one element each; shards hold what they update.
+          const share = zero === 1 ? parameters / shards : parameters;
+          expect(Math.abs(optimizer - share), name).toBeLessThanOrEqual(zero === 1 ? data : 0);
+          let passes = 0;
+          for (const { devices, layers, recompute, recomputeLayers = 0 } of plan.stages) {
+            const count = layers.end - layers.start;
+            if (devices.includes(rank)) passes += count + (recompute === "full" ? count : recomputeLayers);
+          }
+          expect(forwards, name).toBe(passes * plan.schedule.microBatches);
         }
         if (pipeline === 2) {
           const [first, last] = [ranks[0]!.names, ranks[ranks.length - 1]!.names];

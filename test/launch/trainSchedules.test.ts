@@ -52,6 +52,18 @@ const twoRanks: Record<string, Case> = {
     layers: 4,
     recompute: "full",
   },
+  "interleaved, two layers of each stage recomputed": {
+    schedule: "interleaved",
+    pipeline: 2,
+    layersPerStage: [1, 3, 2, 1],
+    recomputeLayers: 2,
+  },
+  "zbv, a layer of each stage recomputed": {
+    schedule: "zbv",
+    pipeline: 2,
+    layersPerStage: [2, 1, 1, 2],
+    recomputeLayers: 1,
+  },
   "dualpipev, bf16": { schedule: "dualpipev", pipeline: 2, layers: 4, parameters: "bf16" },
   "actions with transfers": {
     schedule: "searched",
@@ -119,12 +131,13 @@ for (const [title, cases] of [
         const { plan } = files[i]!;
         for (const [rank, { names, forwards }] of result.ranks.entries()) {
           // Split backwards too recompute a block once.
-          const blocks = plan.stages.reduce(
-            (sum, { devices, layers }) => sum + (devices.includes(rank) ? layers.end - layers.start : 0),
-            0,
-          );
-          const passes = wishes.recompute === "full" ? 2 : 1;
-          expect(forwards).toBe(passes * blocks * plan.schedule.microBatches);
+          let passes = 0;
+          for (const { devices, layers, recomputeLayers = 0 } of plan.stages) {
+            const blocks = layers.end - layers.start;
+            if (devices.includes(rank))
+              passes += blocks + (wishes.recompute === "full" ? blocks : recomputeLayers);
+          }
+          expect(forwards).toBe(passes * plan.schedule.microBatches);
           const modules = plan.stages.flatMap((stage) => (stage.devices.includes(rank) ? stage.modules : []));
           const held = (module: string) => names.some((name) => name.startsWith(`${module}.`));
           // A tied head has no name of its own beside the embedding.
