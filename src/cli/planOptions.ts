@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { type Cluster, defaultMemoryFraction, type Job, type Model, MpoptError } from "../contracts/index.js";
 import { parseWhatIf, type WhatIfChange } from "../plan/whatIf.js";
 import { nonNegativeInteger, positiveInteger, positiveNumber } from "./context.js";
@@ -17,6 +17,7 @@ export interface PlanCommandOptions {
   dtype?: "bf16" | "f16" | "f32";
   fp8?: boolean;
   expertCapacity?: number;
+  expertDispatch?: Job["expertDispatch"];
   tensor?: number;
   sequenceParallel?: boolean;
   context?: number;
@@ -66,6 +67,12 @@ export function addPlanOptions(command: Command): Command {
       "--expert-capacity <x>",
       "tokens that an expert takes over the mean, padded and dropped to that (default: all reach theirs)",
       positiveNumber,
+    )
+    .addOption(
+      new Option("--expert-dispatch <how>", "how tokens reach their experts (default: all-to-all)").choices([
+        "all-to-all",
+        "fused",
+      ]),
     )
     .option(
       "--memory-fraction <x>",
@@ -155,6 +162,7 @@ export function jobOfOptions(options: PlanCommandOptions, model: Model, cluster:
       ...(options.fp8 && { linear: "fp8" as const }),
     },
     ...(options.expertCapacity !== undefined && { expertCapacity: options.expertCapacity }),
+    ...(options.expertDispatch !== undefined && { expertDispatch: options.expertDispatch }),
     runtime: options.runtime,
     objective: options.objective,
     pins: {

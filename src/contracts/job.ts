@@ -101,6 +101,11 @@ export const jobSchema = z.strictObject({
    * 2020, section 2.2); absent where every token reaches its experts.
    */
   expertCapacity: z.number().min(1).optional(),
+  /**
+   * How tokens reach their experts: `all-to-all` sends every copy on its own and sorts by expert at both ends, `fused`
+   * kernels send a token once to each rank and node and sort on the way (DeepEP, HybridEP).
+   */
+  expertDispatch: z.enum(["all-to-all", "fused"]).optional(),
   runtime: runtimeSchema.default("portable"),
   pins: pinsSchema.default({}),
   objective: z.enum(["time"]).default("time"),

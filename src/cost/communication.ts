@@ -1,4 +1,4 @@
-import { crossings, type EvenLevel, evenLevels, type Group } from "../cluster/index.js";
+import { type Crossing, crossings, type EvenLevel, evenLevels, type Group } from "../cluster/index.js";
 import {
   type Cluster,
   type CollectiveCurve,
@@ -28,6 +28,8 @@ interface Path {
   bytesPerSecond: number;
   /** For each byte that a rank holds, the seconds an all-to-all keeps the busiest level's link. */
   exchangeSecondsPerByte: number;
+  /** Levels that the group crosses, innermost first. */
+  crossed: readonly Crossing[];
 }
 
 /**
@@ -94,6 +96,25 @@ export class CommunicationModel {
       case "allToAll":
         return fastest(exchangeLatency(path.hopLatencySeconds, n), bytes * path.exchangeSecondsPerByte);
     }
+  }
+
+  /**
+   * Seconds of an all-to-all of tokens that go to `copies` ranks each, every token once to each rank and once to each
+   * group of ranks further out, which hands it on (DeepSeek-AI, DeepEP; NVIDIA, HybridEP). Copies are spread evenly: of
+   * n places, n (1 - (1 - 1 / n)^copies) get one.
+   * @param bytes what one rank holds of all copies.
+   */
+  dispatchSeconds(bytes: number, copies: number, group: Group): number {
+    const n = group.size;
+    if (n <= 1 || bytes <= 0) return 0;
+    const { crossed, hopLatencySeconds } = this.#path(group);
+    const secondsPerByte = crossed.reduce((most, { level, units, ranksPerUnit }) => {
+      const places = n / ranksPerUnit;
+      const reached = places * (1 - (1 - 1 / places) ** copies);
+      const leaving = (reached / copies) * (1 - 1 / units);
+      return Math.max(most, leaving / (level.link.bytesPerSecond.value * exchangeShare));
+    }, 0);
+    return fastest(exchangeLatency(hopLatencySeconds, n), bytes * secondsPerByte);
   }
 
   /** Seconds to send `bytes` from a rank to the one `stride` ranks away. */
@@ -207,6 +228,7 @@ export class CommunicationModel {
       hopLatencySeconds,
       bytesPerSecond,
       exchangeSecondsPerByte,
+      crossed,
     };
     this.#paths.set(key, path);
     return path;

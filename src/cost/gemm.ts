@@ -94,7 +94,8 @@ export function gemmSeconds(
   for (const [rows, columns] of tiles) {
     const operands = 128 / rows + 128 / columns - 1.5;
     const tileSeconds = (2 * rows * columns * (1 + constants.tileLoss * operands)) / full;
-    const count = (Math.ceil(m / rows) * Math.ceil(n / columns) * groups) / multiprocessors;
+    const down = shape.ragged ? Math.max(1, m / rows + 0.5) : Math.ceil(m / rows);
+    const count = (down * Math.ceil(n / columns) * groups) / multiprocessors;
     for (const split of splits) {
       if (split > 1 && count >= 2) break;
       // Partial sums of the split are written and read again in f32, by a kernel of their own.

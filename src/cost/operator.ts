@@ -2,6 +2,13 @@ import type { Dtype, Operator, Scaling, Tensor } from "../contracts/index.js";
 import { scaledFlops, tensorBytes, type Workload } from "../models/workload.js";
 import { type NarrowTypes, narrowLinearSeconds } from "./cast.js";
 import type { ComputeModel, Pass, Work } from "./compute.js";
+import {
+  type ExpertDivision,
+  mixtureBytes,
+  mixtureCallCount,
+  type PassCalls,
+  seesExperts,
+} from "./mixture.js";
 import { eagerBytes, isPlainSoftmax, type PassBytes, plainSoftmax } from "./passes.js";
 import {
   type AttentionShape,
@@ -51,14 +58,6 @@ export interface CostContext {
 /** Seconds of operators by what they depend on beside workload and degree: the split, and where experts are. */
 export type KnownSeconds = Map<Operator, Map<string, OperatorSeconds>>;
 
-/** How the experts of a layer are divided over devices. */
-export interface ExpertDivision {
-  /** Devices that share the experts of a layer. */
-  parallel: number;
-  /** Tokens of the busiest of them over the mean. */
-  imbalance: number;
-}
-
 const workKind: Readonly<Record<Operator["kind"], Work["kind"]>> = {
   embedding: "embedding",
   linear: "gemm",
@@ -99,7 +98,7 @@ export function operatorSeconds(
 ): OperatorSeconds {
   const { known } = context;
   if (!known) return price(operator, split, degree, context);
-  const experts = operator.kind === "grouped_linear" ? (context.experts?.parallel ?? 1) : 1;
+  const experts = seesExperts(operator) ? (context.experts?.parallel ?? 1) : 1;
   const key = `${split}/${experts}`;
   const ofOperator = known.get(operator) ?? new Map<string, OperatorSeconds>();
   known.set(operator, ofOperator);
@@ -154,6 +153,10 @@ interface LocalWork {
 
 const nothing: PassBytes = { forward: 0, backward: 0 };
 
+function sumOf(a: PassBytes, b: PassBytes): PassBytes {
+  return { forward: a.forward + b.forward, backward: a.backward + b.backward };
+}
+
 function operatorWork(
   operator: Operator,
   split: string | null,
@@ -193,7 +196,10 @@ function operatorWork(
         : undefined,
     products: productShapes(operator, flops.forward, local),
     attention: attentionShape(operator, local),
-    more: context.eager ? eagerBytes(operator, context.tensors, localBytes) : nothing,
+    more: sumOf(
+      context.eager ? eagerBytes(operator, context.tensors, localBytes) : nothing,
+      mixtureBytes(operator, context.tensors, localBytes, context.experts),
+    ),
   };
 }
 
@@ -222,15 +228,19 @@ function backwardProducts({ forward, backward }: LocalWork["flops"]): number {
   return forward > 0 ? Math.max(1, Math.round(backward / forward)) : 1;
 }
 
-/** Framework calls of an operator whose loop dimension `split` is divided over `degree` devices. */
+/** Framework calls of an operator whose loop dimension `split` is divided over `degree` devices, by pass. */
 export function localCallCount(
   operator: Operator,
   split: string | null,
   degree: number,
-  { workload }: Pick<CostContext, "workload">,
-): number {
+  { tensors, workload, linearDtype, experts }: CostContext,
+): PassCalls {
+  const narrow = linearDtype !== undefined;
+  const ofMixture = mixtureCallCount(operator, tensors, experts ?? { parallel: 1 }, narrow);
+  if (ofMixture) return ofMixture;
   const divisor = (dim: string) => (dim === split ? degree : 1);
-  return isPlainSoftmax(operator, divisor, workload) ? plainSoftmax.calls : callCount(operator);
+  const calls = isPlainSoftmax(operator, divisor, workload) ? plainSoftmax.calls : callCount(operator);
+  return { forward: calls, backward: calls };
 }
 
 /** Framework calls that one operator stands for: projections that the model keeps apart are called apart. */

@@ -12,6 +12,8 @@ export interface GemmShape {
   accumulates?: boolean;
   /** Each group is a kernel of its own, as the experts of a grouped linear layer are. */
   separate?: boolean;
+  /** Rows are what routing sends to a group: their last tile is half empty in the mean. */
+  ragged?: boolean;
 }
 
 /** Flash attention of one device. */
@@ -71,11 +73,12 @@ export function productShapes(
     : linearShape(operator, flops, context);
   if (!forward) return undefined;
   const { m, n, k, ...rest } = forward;
+  const { ragged: _rows, ...whole } = rest;
   const isLinear = !isMaterialized(operator);
   return {
     forward,
     inputGradient: { m, n: k, k: n, ...rest },
-    weightGradient: { m: k, n, k: m, ...rest, ...(isLinear ? { accumulates: true } : {}) },
+    weightGradient: { m: k, n, k: m, ...whole, ...(isLinear ? { accumulates: true } : {}) },
   };
 }
 
@@ -105,7 +108,7 @@ function linearShape(operator: Operator, flops: number, context: ShapeContext): 
     0,
   );
   const shape = { m: flops / (2 * elements), n: elements / (k * groups), k };
-  return grouped ? { ...shape, groups, separate: true } : shape;
+  return grouped ? { ...shape, groups, separate: true, ragged: true } : shape;
 }
 
 /** Products of attention: one for each sequence and head. */

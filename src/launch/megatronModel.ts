@@ -118,7 +118,7 @@ export function modelFlags(architecture: Architecture, plan: Plan): Flag[] {
   if (architecture.attentionBias && !architecture.mlpBias) flags.push(["--add-qkv-bias"]);
   if (architecture.queryKeyNorm || architecture.latent) flags.push(["--qk-layernorm"]);
   flags.push(...windowFlags(architecture, plan.batch.sequence), ...latentFlags(architecture));
-  flags.push(...expertFlags(architecture));
+  flags.push(...expertFlags(architecture, plan.job));
   if (nextTokenPredictions) flags.push(["--mtp-num-layers", String(nextTokenPredictions)]);
   return flags;
 }
@@ -155,7 +155,7 @@ function latentFlags({ latent }: Architecture): Flag[] {
   return flags;
 }
 
-function expertFlags({ experts, layers, family }: Architecture): Flag[] {
+function expertFlags({ experts, layers, family }: Architecture, job: Plan["job"]): Flag[] {
   if (!experts) return [];
   const { routed, topK, ffn, shared, sharedFfn, denseLayers, every = 1 } = experts;
   const flags: Flag[] = [
@@ -163,10 +163,11 @@ function expertFlags({ experts, layers, family }: Architecture): Flag[] {
     ["--moe-router-topk", String(topK)],
     ["--moe-ffn-hidden-size", String(ffn)],
     ["--moe-grouped-gemm"],
-    ["--moe-token-dispatcher-type", "alltoall"],
+    ["--moe-token-dispatcher-type", job.expertDispatch === "fused" ? "flex" : "alltoall"],
     // Scores are f32 in the model that the plan was made for.
     ["--moe-router-dtype", "fp32"],
   ];
+  if (job.expertDispatch === "fused") flags.push(["--moe-flex-dispatcher-backend", "deepep"]);
   // A softmax over one choice would be 1 whatever its score.
   if (topK === 1) flags.push(["--moe-router-pre-softmax"]);
   if (correctedRouters.has(family)) {

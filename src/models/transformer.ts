@@ -56,6 +56,10 @@ export interface TransformerDimensions {
     sharedFfn?: number;
     /** Leading layers without experts; none by default. */
     denseLayers?: number;
+    /** Router and experts have biases. */
+    bias?: boolean;
+    /** What enters the activation of an expert is clamped. */
+    clamp?: boolean;
     /** Experts in the last of every so many layers (2 in Llama 4 Maverick); in all by default. */
     every?: number;
   };
@@ -172,6 +176,8 @@ function expertsOf({ name, experts, biases }: TransformerDimensions, layers: num
     experts: routed,
     topK,
     ffn,
+    ...(experts.bias ? { bias: true } : {}),
+    ...(experts.clamp ? { clamp: true } : {}),
     ...(sharedFfn > 0 ? { shared: { ffn: sharedFfn, bias } } : {}),
   };
   const first = fields.count("denseLayers", 0);

@@ -77,7 +77,10 @@ export function expertExchange(
   if (!operand) return nothing;
   const placement = isDispatch ? strategy.outputs[0]! : strategy.inputs[0]!.placement;
   const bytes = localBytes(operand, placement.kind === "shard", input) * (context.experts?.imbalance ?? 1);
-  const seconds =
-    (1 - input.overlap("expertExchange")) * communication.collectiveSeconds("allToAll", bytes, expertGroup);
+  const copies = Number(operator.attributes?.topK ?? 1);
+  const whole = context.experts?.fused
+    ? communication.dispatchSeconds(bytes, copies, expertGroup)
+    : communication.collectiveSeconds("allToAll", bytes, expertGroup);
+  const seconds = (1 - input.overlap("expertExchange")) * whole;
   return { forward: seconds, backward: seconds };
 }

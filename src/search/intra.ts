@@ -1,4 +1,5 @@
 import { bytesPerElement, MpoptError, type Operator, type Recompute } from "../contracts/index.js";
+import { seesExperts } from "../cost/mixture.js";
 import { localCallCount, operatorSeconds, type PassSeconds } from "../cost/operator.js";
 import type { Placement } from "../cost/placement.js";
 import { isMaterialized } from "../cost/shapes.js";
@@ -117,18 +118,23 @@ export function priceElsewhere(
   const moved = { forward: 0, backward: 0, backwardWeight: 0 };
   const contextSeconds = { forward: 0, backward: 0 };
   const expertSeconds = { forward: 0, backward: 0 };
+  const calls = { ...cost.calls };
   let touched = false;
   for (const [i, operator] of operators.entries()) {
     const isAttention = operator.kind === "attention";
-    const isGrouped = operator.kind === "grouped_linear";
-    if (!isAttention && !isGrouped && operator.kind !== "dispatch" && operator.kind !== "combine") continue;
+    const isMixture = seesExperts(operator);
+    if (!isAttention && !isMixture) continue;
     const strategy = cost.strategies[i]!;
-    if (isGrouped) {
+    if (isMixture) {
       const now = operatorSeconds(operator, strategy.split, group.size, after.context);
       const then = operatorSeconds(operator, strategy.split, group.size, before.context);
       moved.forward += now.forward - then.forward;
       moved.backward += now.backward - then.backward;
       moved.backwardWeight += now.backwardWeight - then.backwardWeight;
+      const callsNow = localCallCount(operator, strategy.split, group.size, after.context);
+      const callsThen = localCallCount(operator, strategy.split, group.size, before.context);
+      calls.forward += callsNow.forward - callsThen.forward;
+      calls.backward += callsNow.backward - callsThen.backward;
     }
     if (isAttention && after.contextGroup.size > 1) {
       const seconds = operatorSeconds(operator, strategy.split, group.size, after.context);
@@ -145,6 +151,7 @@ export function priceElsewhere(
     backwardWeightSeconds: cost.backwardWeightSeconds + moved.backwardWeight,
     contextSeconds,
     expertSeconds,
+    calls,
     expertParameters: (cost.expertParameters * before.expertGroup.size) / after.expertGroup.size,
     recomputeSeconds: { ...cost.recomputeSeconds, full: cost.recomputeSeconds.full + moved.forward },
   };
@@ -168,7 +175,7 @@ export function priceLayer(
   let expertParameters = 0;
   let tiedParameters = 0;
   let attentionSeconds = 0;
-  let calls = 0;
+  const calls = { forward: 0, backward: 0 };
   const shapes = new Map<string, number>();
   let largest = 0;
   const contextSeconds = { forward: 0, backward: 0 };
@@ -181,7 +188,7 @@ export function priceLayer(
     backwardWeightSeconds += seconds.backwardWeight;
     weightGradients += weightGradientSeconds(operator, strategy, { ...input, microBatches: 1 });
     if (operator.kind === "attention") attentionSeconds += seconds.forward;
-    calls += localCallCount(operator, strategy.split, group.size, context);
+    addSeconds(calls, localCallCount(operator, strategy.split, group.size, context));
     const held = localParameters(operator, strategy, input);
     if (operator.kind === "grouped_linear") expertParameters += held.all / input.expertGroup.size;
     else parameters += held.all;
@@ -252,7 +259,7 @@ export function priceLayer(
     backwardCommunicationSeconds,
     contextSeconds,
     expertSeconds,
-    calls: { forward: calls, backward: calls },
+    calls,
     weightGradientSeconds: weightGradients,
     parameters,
     expertParameters,

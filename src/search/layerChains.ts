@@ -48,7 +48,12 @@ export function layerInput(
       ...(job.dtypes.scaling && { scaling: job.dtypes.scaling }),
       eager: job.runtime === "torch",
       ...(known && { known }),
-      experts: { parallel: expert, imbalance: job.expertCapacity ?? imbalance },
+      experts: {
+        parallel: expert,
+        imbalance: job.expertCapacity ?? imbalance,
+        fused: job.expertDispatch === "fused",
+        padded: job.expertCapacity !== undefined,
+      },
     },
     communication,
     group: groups.tensor,

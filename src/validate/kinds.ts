@@ -59,6 +59,8 @@ export interface Software {
   shortEnds: boolean;
   /** Bytes that the loss moves a logit; what Megatron-LM's passes over f32 logits move where absent. */
   lossBytes?: number;
+  /** Tokens with at least so many experts reach them by fused kernels: see `Job.expertDispatch`. */
+  fusedDispatchFrom?: number;
   /** Experts are spread over all ranks of a ZeRO group where a row has no degree for them. */
   expertsEverywhere?: boolean;
   /** Shares of communication that hide, where the launcher does something else than most. */
@@ -261,9 +263,16 @@ const softwareOfPrefix: Readonly<Record<string, Software>> = {
     projections: "separate",
     lossBytes: 12,
     expertsEverywhere: true,
+    // DeepEP, by the table.
+    fusedDispatchFrom: 1,
     source: "NeMo Automodel: models of Hugging Face under FSDP2",
   },
-  NEMO: { ...nvidiaRecipe, expertTensor: "one" },
+  NEMO: {
+    ...nvidiaRecipe,
+    expertTensor: "one",
+    // Qwen3's and DeepSeek's recipes set moe_flex_dispatcher_backend, GPT-OSS's keeps alltoall.
+    fusedDispatchFrom: 8,
+  },
   DGXC: nvidiaRecipe,
   MCOREH100: nvidiaRecipe,
   MCORECI: megatronCore,

@@ -111,7 +111,7 @@ const mixtures: readonly (readonly [RegExp, Family])[] = [
       headSize: 64,
       biases: { qkv: true, output: true, mlp: true, norms: false },
       slidingWindow: { window: 128, every: 2 },
-      experts: { topK: 4 },
+      experts: { topK: 4, bias: true, clamp: true },
     },
   ],
   [/qwen/i, { ...llama, vocabulary: 151_936, headSize: 128, queryKeyNorm: true, experts: { topK: 8 } }],

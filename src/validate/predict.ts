@@ -109,8 +109,9 @@ class PricedCluster {
 
   async #estimate(run: RunInputs): Promise<Estimate | string> {
     const { model, job, habits, configuration, boundaries } = run;
-    // Layers depend on sequence and types alone; the batch is the configuration's.
-    const key = `${job.sequence}/${job.runtime}/${Object.values(job.dtypes).join()}/${habits.keeps}`;
+    // Layers depend on sequence, types and experts alone; the batch is the configuration's.
+    const types = `${job.runtime}/${Object.values(job.dtypes).join()}/${habits.keeps}`;
+    const key = `${job.sequence}/${job.expertDispatch}/${job.expertCapacity}/${types}`;
     const shared = entry(this.#models, key, () => ({
       ...costModels(this.#cluster, { ...job, globalBatch: 1 }),
       memory: new MemoryModel(this.#cluster, referenceDevice(this.#cluster), job, habits),

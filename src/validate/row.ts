@@ -91,6 +91,9 @@ function readRun(fields: RunFields): RunInputs {
       sequence,
       dtypes,
       optimizer: "adam",
+      ...readDispatch(fields, software),
+      // Experts of models so called are padded to their mean.
+      ...(/token.?drop/i.test(fields.text("model")) ? { expertCapacity: 1 } : {}),
       runtime: software.runtime,
       pins: {},
       objective: "time",
@@ -271,6 +274,13 @@ function readExperts(
   const wanted = software.expertTensor === "tensor" ? tensor : 1;
   if (ranks % expert !== 0) throw new Refusal(`ep ${expert} does not divide the ${ranks} ranks of a stage`);
   return { expert, expertTensor: ranks % (expert * wanted) === 0 ? wanted : 1 };
+}
+
+function readDispatch(
+  fields: RunFields,
+  { fusedDispatchFrom = Number.POSITIVE_INFINITY }: Software,
+): Pick<Job, "expertDispatch"> {
+  return (fields.count("topk") ?? 1) >= fusedDispatchFrom ? { expertDispatch: "fused" } : {};
 }
 
 function readDtypes(fields: RunFields, software: Software): Job["dtypes"] {

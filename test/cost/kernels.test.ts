@@ -322,3 +322,19 @@ describe("interpolateScattered", () => {
     expect(interpolateScattered(points, [4, 0]).distance).toBeCloseTo(3, 12);
   });
 });
+
+describe("gemmSeconds of experts", () => {
+  const roofs = { flopsPerSecond: 700e12, bytesPerSecond: 2.5e12, multiprocessors: 132 };
+  const shape = { m: 1024, n: 5760, k: 2880, groups: 16, separate: true };
+  const seconds = (m: number, ragged: boolean) => gemmSeconds({ ...shape, m, ragged }, 0, roofs);
+
+  it("pays for half a tile of rows that routing leaves empty", () => {
+    expect(seconds(1024, true)).toBeGreaterThan(1.02 * seconds(1024, false));
+    expect(seconds(1024, true)).toBeLessThan(1.12 * seconds(1024, false));
+  });
+
+  it("hardly sees it where experts have many rows, and grows without steps", () => {
+    expect(seconds(65_536, true) / seconds(65_536, false)).toBeLessThan(1.01);
+    expect(seconds(1025, true) / seconds(1024, true)).toBeLessThan(1.01);
+  });
+});

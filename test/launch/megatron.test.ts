@@ -307,6 +307,18 @@ describe("the flags of a model", () => {
     );
   });
 
+  it("send tokens to experts as the plan was priced", () => {
+    const plan = makePlan({ ...gpu, architecture: { experts: mixture } });
+    const flags = (expertDispatch?: "all-to-all" | "fused") =>
+      megatronFlags({ ...plan, job: { ...plan.job, expertDispatch } });
+    for (const plain of [flags(), flags("all-to-all")]) {
+      expect(plain.get("--moe-token-dispatcher-type")).toBe("alltoall");
+      expect(plain.has("--moe-flex-dispatcher-backend")).toBe(false);
+    }
+    expect(flags("fused").get("--moe-token-dispatcher-type")).toBe("flex");
+    expect(flags("fused").get("--moe-flex-dispatcher-backend")).toBe("deepep");
+  });
+
   it("say windows, predictions, squared ReLU and routers", () => {
     const windows = flagsOfModel({ slidingWindow: 16, fullAttentionEvery: 6 });
     expect(windows.get("--window-size")).toBe("15,0");

@@ -200,6 +200,8 @@ describe("Space", () => {
     const model = smallMixture();
     const seconds = async (expertCapacity?: number) => {
       const { cluster } = setUp(model, "h100-sxm:4x2", { globalBatch: 8, sequence: 2048, runtime: "any" });
+      // Experts of one size are called together, which saves the host more than a small mixture takes.
+      for (const device of cluster.devices) delete device.callSeconds;
       const job = {
         globalBatch: 8,
         sequence: 2048,

@@ -1,4 +1,4 @@
-import type { Tensor } from "../../contracts/index.js";
+import type { Operator, Tensor } from "../../contracts/index.js";
 import { axesOf, elements, type GraphBuilder } from "../graph.js";
 import { activate, add, type MlpNames, mlp, projection } from "./parts.js";
 
@@ -13,6 +13,8 @@ export interface RoutedExperts {
   correctionBias?: boolean;
   /** The router and the experts have biases (GPT-OSS). */
   bias?: boolean;
+  /** What enters the experts' activation is clamped (GPT-OSS's swiglu_limit). */
+  clamp?: boolean;
   /** An MLP that all tokens go through; its output is scaled by a learned gate in Qwen2-MoE. */
   shared?: { ffn: number; bias: boolean; gated?: boolean };
 }
@@ -53,7 +55,7 @@ export function mixtureOfExperts(g: GraphBuilder, spec: ExpertsSpec, x: Tensor):
     // Copies forward; sums the gradients of the copies backward.
     flops: { forward: 0, backward: elements({ ...routed, hidden }) },
     saved: [indices],
-    attributes: { topK: choice },
+    attributes: { topK: choice, experts: expert },
   });
 
   const module = `${spec.module}.experts`;
@@ -67,6 +69,7 @@ export function mixtureOfExperts(g: GraphBuilder, spec: ExpertsSpec, x: Tensor):
     bias: spec.bias ? g.parameter(`${module}.down_proj_bias`, { expert, hidden }) : undefined,
     outputs: [expertOut],
     topK: choice,
+    ...(spec.bias ? { attributes: { weightedBias: true } } : {}),
   });
 
   const combined = g.activation("combine.out", axesOf(x));
@@ -81,7 +84,7 @@ export function mixtureOfExperts(g: GraphBuilder, spec: ExpertsSpec, x: Tensor):
     fixed: ["choice"],
     flops: { forward, backward: 2 * forward },
     saved: [...(g.kernels.expertWeights === "activations" ? [] : [expertOut]), weights, indices],
-    attributes: { topK: choice },
+    attributes: { topK: choice, experts: expert },
   });
   if (!spec.shared) return combined;
   return add(g, "shared_add", spec.module, combined, sharedExpert(g, spec, spec.shared, x));
@@ -92,7 +95,12 @@ function expertInner(g: GraphBuilder, spec: ExpertsSpec, module: string, x: Tens
   const { experts: expert, topK, ffn, activation } = spec;
   const { hidden } = axesOf(x) as { hidden: number };
   const axes = { ...g.tokens, choice: topK, ffn };
-  const activationSpec = { id: "expert_activation", activation, module };
+  const activationSpec = {
+    id: "expert_activation",
+    activation,
+    module,
+    ...(spec.clamp ? { attributes: { clamped: true } } : {}),
+  };
   if (!spec.names.gate) {
     const up = g.activation("expert_up", axes);
     const weight = g.parameter(`${module}.up_proj`, { expert, ffn, hidden });
@@ -183,6 +191,7 @@ interface GroupedSpec {
   outputs: Tensor[];
   topK: number;
   gated?: boolean;
+  attributes?: Operator["attributes"];
 }
 
 function groupedLinear(g: GraphBuilder, spec: GroupedSpec): void {
@@ -200,6 +209,6 @@ function groupedLinear(g: GraphBuilder, spec: GroupedSpec): void {
     fixed: ["choice"],
     flops: { forward, backward: 2 * forward },
     saved: [spec.x],
-    attributes: { topK: spec.topK, ...(spec.gated ? { gated: true } : {}) },
+    attributes: { topK: spec.topK, ...(spec.gated ? { gated: true } : {}), ...spec.attributes },
   });
 }

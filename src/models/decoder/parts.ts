@@ -1,4 +1,4 @@
-import type { Tensor } from "../../contracts/index.js";
+import type { Operator, Tensor } from "../../contracts/index.js";
 import { type Axes, axesOf, elements, type GraphBuilder, loopDimensions, without } from "../graph.js";
 
 /**
@@ -226,7 +226,7 @@ export function activationKind(name: string): string {
  */
 export function activate(
   g: GraphBuilder,
-  spec: { id?: string; activation: string; module: string },
+  spec: { id?: string; activation: string; module: string; attributes?: Operator["attributes"] },
   gate: Tensor,
   up?: Tensor,
 ): Tensor {
@@ -246,7 +246,7 @@ export function activate(
     dims: axes,
     flops: { forward, backward: 2 * forward },
     saved: up ? [gate, up] : [kind === "relu" ? out : gate],
-    attributes: { activation: spec.activation, gated: up !== undefined },
+    attributes: { activation: spec.activation, gated: up !== undefined, ...spec.attributes },
   });
   return out;
 }

@@ -27,9 +27,9 @@ export const mixtralExperts: ReadExperts = (fields, layers) => {
   return Array(layers).fill({ experts, topK, ffn: fields.size("intermediate_size") });
 };
 
-/** GPT-OSS: as Mixtral, with biases. */
+/** GPT-OSS: as Mixtral, with biases and clamped activations. */
 export const gptOssExperts: ReadExperts = (fields, layers) =>
-  Array(layers).fill({ ...mixtralExperts(fields, 1)[0], bias: true });
+  Array(layers).fill({ ...mixtralExperts(fields, 1)[0], bias: true, clamp: true });
 
 /** Qwen: experts in every decoder_sparse_step-th layer that mlp_only_layers does not name; a shared one in Qwen 2. */
 export function qwenExperts(withShared: boolean): ReadExperts {
