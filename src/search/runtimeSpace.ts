@@ -13,23 +13,29 @@ export interface RuntimeSpace {
   offload: readonly Offload[];
 }
 
-const basic: RuntimeSpace = {
-  context: [],
-  experts: false,
-  zero: [1, 0],
-  hybrid: false,
-  besideWholeLayers: [],
-  offload: ["none"],
-};
-
 /**
- * `portable` and `torch` hold what `apply_plan.py` applies. Megatron-LM: `--context-parallel-size`, `--cp-comm-type`,
+ * `torch` holds what `apply_plan.py` applies. Megatron-LM: `--context-parallel-size`, `--cp-comm-type`,
  * `--expert-model-parallel-size`, `--expert-tensor-parallel-size`, `--num-distributed-optimizer-instances`,
- * `--recompute-num-layers` with `--recompute-method block`, `--optimizer-cpu-offload`.
+ * `--recompute-num-layers` with `--recompute-method block`, `--optimizer-cpu-offload`. What more these two share is
+ * left out of `portable`, for launchers that have less.
  */
 export const runtimeSpaces: Readonly<Record<Runtime, RuntimeSpace>> = {
-  portable: basic,
-  torch: basic,
+  portable: {
+    context: [],
+    experts: false,
+    zero: [1, 0],
+    hybrid: false,
+    besideWholeLayers: [],
+    offload: ["none"],
+  },
+  torch: {
+    context: [],
+    experts: false,
+    zero: [1, 0, 2, 3],
+    hybrid: true,
+    besideWholeLayers: ["none", "selective"],
+    offload: ["none"],
+  },
   megatron: {
     context: ["ring", "all-to-all"],
     experts: true,
@@ -81,13 +87,15 @@ export function canSplitExperts(
 }
 
 /**
- * Whether a runtime's sharding groups fit the ranks that hold the same experts, too: Megatron-LM makes as many groups
- * of them as of the other ranks with equal parameters (`initialize_model_parallel`).
+ * Whether a runtime shards the state of a configuration so. `apply_plan.py` shards gradients and parameters where it
+ * need not gather them for schedules of several stages. Megatron-LM makes as many groups of ranks with the same experts
+ * as of the others with equal parameters (`initialize_model_parallel`).
  */
-export function canShardExperts(
-  { tensor, context, data, expert, expertTensor, shards }: Configuration,
+export function canShard(
+  { tensor, context, pipeline, data, expert, expertTensor, zero, shards }: Configuration,
   runtime: Runtime,
 ): boolean {
+  if (runtime === "torch") return zero < 2 || pipeline === 1;
   const copies = data * context;
   return runtime !== "megatron" || ((tensor * copies) / (expert * expertTensor)) % (copies / shards) === 0;
 }

@@ -15,7 +15,7 @@ import { type Configuration, singleDevice } from "./configuration.js";
 import {
   canExchange,
   canOffload,
-  canShardExperts,
+  canShard,
   canSplitExperts,
   type RuntimeSpace,
   runtimeSpaces,
@@ -145,7 +145,7 @@ export class Space {
         const aligned = this.#runtime.hybrid && shards > 1 && this.#spans.has(shards * tensor);
         if (pins.shards === undefined ? whole || aligned : pins.shards === shards) {
           const root = { ...shape, zero, shards };
-          if (this.#experts === 0 || canShardExperts(root, this.#job.runtime)) result.push(root);
+          if (canShard(root, this.#job.runtime)) result.push(root);
         }
       }
     }
