@@ -13,15 +13,16 @@ export function nodeLayout(plan: Plan): { world: number; nodes: number; ranksPer
 
 /** Whether row r of the rank table holds the coordinates of rank r where the last axis of the mesh counts fastest. */
 export function isRowMajor({ mesh, rankTable }: Pick<Plan, "mesh" | "rankTable">): boolean {
-  const world = mesh.sizes.reduce((product, size) => product * size, 1);
-  if (rankTable.length !== world) return false;
+  const { sizes } = mesh;
+  if (rankTable.length !== sizes.reduce((product, size) => product * size, 1)) return false;
   return rankTable.every((row, rank) => {
+    if (row.length !== sizes.length) return false;
     let rest = rank;
-    const expected = [...mesh.sizes].reverse().map((size) => {
-      const coordinate = rest % size;
+    for (let axis = sizes.length - 1; axis >= 0; axis--) {
+      const size = sizes[axis]!;
+      if (row[axis] !== rest % size) return false;
       rest = Math.floor(rest / size);
-      return coordinate;
-    });
-    return row.length === expected.length && row.every((at, i) => at === expected[expected.length - 1 - i]);
+    }
+    return true;
   });
 }

@@ -70,8 +70,7 @@ function lossy(plan: Plan): string[] {
 function lossyState(plan: Plan): string[] {
   const { zero, shards, offload = "none" } = plan.optimizer;
   const lost: string[] = [];
-  const splitBackwards = scheduleActions(plan)?.match(/\d[IW]\d/);
-  if (zero > 1 && (plan.stages.length > axisSize(plan, "pipeline") || splitBackwards)) {
+  if (zero > 1 && (plan.stages.length > axisSize(plan, "pipeline") || splitsBackwards(plan))) {
     lost.push(
       `Parameters or gradients are sharded (ZeRO-${zero}) under the schedule ${plan.schedule.name}, but apply_plan.py shards them where each rank has one stage and whole backward passes.`,
     );
@@ -86,6 +85,11 @@ function lossyState(plan: Plan): string[] {
     );
   }
   return lost;
+}
+
+/** Whether some backward passes run in two halves. */
+function splitsBackwards(plan: Plan): boolean {
+  return /\d[IW]\d/.test(scheduleActions(plan) ?? "");
 }
 
 function lossyTypes({ job }: Plan): string[] {
@@ -194,7 +198,7 @@ Mesh: ${mesh}, ${world} ranks. ${plan.schedule.microBatches} micro-batches of ${
 ${plan.stages.length} stage(s), schedule ${plan.schedule.name}, ZeRO-${plan.optimizer.zero}.
 
 - \`plan.json\`: the plan (mpopt.plan/1).
-${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`apply_plan.py\` with ${applyPlanParts.map((name) => `\`${name}\``).join(" and ")}: applies it to a model; needs PyTorch and nothing else.
+${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`apply_plan.py\` with its parts \`plan_*.py\`: applies it to a model; needs PyTorch and nothing else.
 - \`run.sh\`: starts the ranks through torchrun.
 
 In \`train.py\`:

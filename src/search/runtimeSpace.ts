@@ -1,4 +1,4 @@
-import type { ContextExchange, Model, Offload, Recompute, Runtime, Zero } from "../contracts/index.js";
+import type { ContextExchange, Job, Model, Offload, Recompute, Runtime, Zero } from "../contracts/index.js";
 import type { Configuration } from "./configuration.js";
 
 /** What a runtime executes beside degrees, micro-batches and schedules. */
@@ -63,7 +63,7 @@ export function canExchange(
   exchange: ContextExchange,
   { tensor, context }: Pick<Configuration, "tensor" | "context">,
   { architecture }: Pick<Model, "architecture">,
-  { runtime, sequence }: { runtime: Runtime; sequence: number },
+  { runtime, sequence }: Pick<Job, "runtime" | "sequence">,
 ): boolean {
   if (!architecture) return true;
   const { heads, keyValueHeads, latent, slidingWindow } = architecture;
@@ -100,7 +100,10 @@ export function canShard(
   return runtime !== "megatron" || ((tensor * copies) / (expert * expertTensor)) % (copies / shards) === 0;
 }
 
-/** Whether a runtime offloads the optimizer's state of a configuration: Megatron-LM a distributed one alone. */
-export function canOffload({ data, context, zero }: Configuration, runtime: Runtime): boolean {
-  return runtime !== "megatron" || zero > 0 || data * context === 1;
+/** Whether a runtime offloads the optimizer's state of a configuration: Megatron-LM that of Adam, a distributed one. */
+export function canOffload(
+  { data, context, zero }: Configuration,
+  { runtime, optimizer }: Pick<Job, "runtime" | "optimizer">,
+): boolean {
+  return runtime !== "megatron" || (optimizer === "adam" && (zero > 0 || data * context === 1));
 }

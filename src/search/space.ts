@@ -137,7 +137,8 @@ export class Space {
     for (const zero of this.#runtime.zero) {
       if (!pinned(pins.zero, zero)) continue;
       if (zero === 0) {
-        if (pinned(pins.shards, 1)) result.push(shape);
+        const away = shape.offload !== "none" && !canOffload(shape, this.#job);
+        if (pinned(pins.shards, 1) && !away) result.push(shape);
         continue;
       }
       for (const shards of [...divisors(copies)].reverse()) {
@@ -174,7 +175,7 @@ export class Space {
     if (layersOpen && recomputeLayers + 1 < this.#blockLayers) {
       result.push({ ...configuration, recomputeLayers: recomputeLayers + 1 });
     }
-    if (pins.offload === undefined && canOffload(configuration, this.#job.runtime)) {
+    if (pins.offload === undefined && canOffload(configuration, this.#job)) {
       for (const next of this.#runtime.offload) {
         if (next !== "none") result.push({ ...configuration, offload: next });
       }
