@@ -18,6 +18,7 @@ import {
   type PricedLayer,
   priceChain,
 } from "./pricedLayer.js";
+import { type EndExtra, endExtra, withinCalls } from "./stageMoments.js";
 import { UpdateCosts, type UpdateSeconds } from "./updateCosts.js";
 
 /** Seconds of one stage, by what they are spent on. */
@@ -40,18 +41,6 @@ export interface StageFootprint extends StageContents {
 
 /** Sums of embedding and head on the stage that holds them; `weights` with those that are tied. */
 type EndSums = Record<LayerField, number>;
-
-/** Bytes of embedding and head on the stage that holds them. */
-interface EndExtra {
-  logitsBytes: number;
-  logitsGradientBytes: number;
-  /** Most bytes inside one call of the embedding, and of the head. */
-  embedding: number;
-  head: number;
-  /** With blocks on the stage: most bytes inside one call, and what recomputation brings back beyond the logits. */
-  workspace: number;
-  recomputed: number;
-}
 
 type HotField = "forward" | "backward" | "saved" | "parameters" | "expertParameters";
 
@@ -230,7 +219,7 @@ export class StageCosts {
     const extra = this.#endExtra(stage);
     footprint.logitsBytes = extra.logitsBytes;
     footprint.logitsGradientBytes = extra.logitsGradientBytes;
-    const within = this.#within(extra, end > start, footprint.savedBytes);
+    const within = withinCalls(extra, end > start, footprint.savedBytes);
     footprint.workspaceBytes = within.workspace;
     footprint.recomputedBytes = within.recomputed;
     return footprint;
@@ -275,7 +264,7 @@ export class StageCosts {
     const expert = this.#part(expertParameters[0], expertParameters[1], start, end) + ends.expertParameters;
     const activations = this.#part(saved[0], saved[1], start, end) + ends.saved;
     const extra = this.#endExtra(stage);
-    const within = this.#within(extra, end > start, activations);
+    const within = withinCalls(extra, end > start, activations);
     const bytes =
       dense * this.#bytesEach.dense +
       expert * this.#bytesEach.expert +
@@ -398,40 +387,12 @@ export class StageCosts {
   #endExtra(stage: number): EndExtra {
     const last = this.layout.rankOfStage.length - 1;
     const place = stage === 0 ? 0 : stage === last ? 2 : 1;
-    let extra = this.#extraCache[place];
-    if (!extra) {
-      extra = { logitsBytes: 0, logitsGradientBytes: 0, embedding: 0, head: 0, workspace: 0, recomputed: 0 };
-      const { embedding, head } = this.chain;
-      for (const layer of this.#ends(stage)) {
-        extra.logitsBytes += layer.logitsBytes;
-        extra.logitsGradientBytes += layer.logitsGradientBytes;
-      }
-      const most = (layers: readonly PricedLayer[]) => Math.max(0, ...layers.map((layer) => layer.workspace));
-      if (stage === 0) extra.embedding = most(embedding);
-      if (stage === last) extra.head = most(head);
-      // A micro-batch's logits are gone before its blocks go backward: the fuller of both moments counts.
-      const ends = extra.logitsBytes + extra.head;
-      const beyond = Math.max(0, this.#recomputedBytes + this.workspaceBytes - ends);
-      extra.recomputed = Math.min(beyond, this.#recomputedBytes);
-      extra.workspace = extra.head + beyond - extra.recomputed + this.#standInBytes;
-      this.#extraCache[place] = extra;
-    }
-    return extra;
-  }
-
-  /**
-   * What a stage holds within its calls: of all its layers the most, as they run one after the other.
-   * @param saved of one micro-batch, which is gone when the embedding goes backward.
-   */
-  #within(
-    { embedding, head, workspace, recomputed, logitsBytes }: EndExtra,
-    withBlocks: boolean,
-    saved: number,
-  ): { workspace: number; recomputed: number } {
-    const within = withBlocks ? { workspace, recomputed } : { workspace: head, recomputed: 0 };
-    const before = saved + logitsBytes + within.workspace + within.recomputed;
-    within.workspace += Math.max(0, embedding - before);
-    return within;
+    this.#extraCache[place] ??= endExtra(
+      stage === 0 ? this.chain.embedding : [],
+      stage === last ? this.chain.head : [],
+      { workspace: this.workspaceBytes, recomputed: this.#recomputedBytes, standIns: this.#standInBytes },
+    );
+    return this.#extraCache[place];
   }
 
   #transfers(stage: number): number {
