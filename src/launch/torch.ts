@@ -95,7 +95,7 @@ function splitsBackwards(plan: Plan): boolean {
 function lossyTypes({ job }: Plan): string[] {
   const { parameters, gradients, optimizer, linear, microBatchGradients } = job.dtypes;
   const lost: string[] = [];
-  for (const [what, dtype] of Object.entries({ parameters, gradients, optimizer })) {
+  for (const [what, dtype] of Object.entries({ parameters, gradients, "optimizer's states": optimizer })) {
     if (dtype !== "f32" && dtype !== "bf16") {
       lost.push(`The ${what} are ${dtype}, but apply_plan.py keeps them in f32 or bf16.`);
     }

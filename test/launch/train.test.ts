@@ -1,8 +1,9 @@
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { findPython, launch } from "../../src/launch/index.js";
+import { applyPlanPath, exporters, findPython, launch } from "../../src/launch/index.js";
 import { type Comparison, compare, examples, expectSameCurve, writePlan } from "./compare.js";
 import { makePlan, type PlanWishes } from "./planFactory.js";
 
@@ -134,6 +135,42 @@ for (const [title, cases] of [
     });
   });
 }
+
+/** What `apply_plan.py` refuses, and what the exporter says of the same plans. */
+const refused: [PlanWishes, RegExp, RegExp][] = [
+  [{ context: 2 }, /whole sequences on every rank/, /^Sequences are divided/],
+  [{ data: 2, experts: { expert: 2, tensor: 1 } }, /experts as the model runs them/, /^Experts are divided/],
+  [{ offload: "optimizer" }, /the plan offloads: optimizer/, /offload optimizer/],
+  [{ dtypes: { linear: "fp8" } }, /the plan says fp8/, /compute in fp8/],
+  [{ dtypes: { optimizer: "fp8" } }, /the optimizer but the plan says fp8/, /The optimizer's states are fp8/],
+  [{ dtypes: { microBatchGradients: "bf16" } }, /one sum of gradients/, /beside their sums/],
+  [{ architecture: { nextTokenPredictions: 1 } }, /one prediction a token/, /predicts further tokens/],
+];
+
+withTorch("apply_plan.py", () => {
+  test("refuses at the start what the exporter names", () => {
+    const plans = [makePlan({}), ...refused.map(([wishes]) => makePlan(wishes))];
+    const paths = plans.map((plan, i) => writePlan(folder, `refused ${i}`, plan).path);
+    const script = `
+import sys
+from apply_plan import PlanError, load_plan
+for path in sys.argv[1:]:
+    try:
+        load_plan(path)
+        print("accepted")
+    except PlanError as error:
+        print(error)
+`;
+    const env = { ...process.env, PYTHONPATH: dirname(applyPlanPath), PYTHONDONTWRITEBYTECODE: "1" };
+    const said = execFileSync(python!.executable, ["-c", script, ...paths], { env, encoding: "utf8" });
+    const lines = said.trimEnd().split("\n");
+    expect(lines[0]).toBe("accepted");
+    for (const [i, [, message, loss]] of refused.entries()) {
+      expect(lines[i + 1]).toMatch(message);
+      expect(exporters.torch!.lossy(plans[i + 1]!)).toEqual([expect.stringMatching(loss)]);
+    }
+  }, 100_000);
+});
 
 withTorch("examples/train_gpt.py", () => {
   const script = join(examples, "train_gpt.py");
