@@ -66,6 +66,9 @@ export interface PassCalls {
   backward: number;
 }
 
+/** Kernels of the framework that one call stands for. */
+const kernelsOfCall = 3;
+
 /**
  * Calls of a mixture's operators, three kernels each, counted in Megatron-Core's `moe/router.py` and
  * `moe/token_dispatcher.py`: a router scores in f32, picks and counts; tokens are permuted, counted on the host,
@@ -78,6 +81,12 @@ const mixtureCalls: Partial<Record<Operator["kind"], number>> = { router: 4, dis
  * NeMo's Qwen3-30B on B200, of which a layer of 16 experts in MXFP8 takes 8.8 ms with one sequence a micro-batch.
  */
 const callsOfExpert = 0.45;
+
+/**
+ * Kernels for the bias of one expert that is weighted behind its product: a product and a sum, backward their gradients
+ * and sums over tokens, and the gradient's own sum over micro-batches.
+ */
+const biasKernels = { forward: 2, backward: 7 };
 
 /**
  * Framework calls of an operator of a mixture; undefined of another one. Experts are looped over: a product each
@@ -95,8 +104,10 @@ export function mixtureCallCount(
     const axis = weight?.dims.indexOf("expert") ?? -1;
     const experts = weight && axis >= 0 ? tensors.get(weight.tensor)!.shape[axis]! / parallel : 1;
     const casts = narrow ? 1 : 0;
-    const each = (products: number) => 1 + callsOfExpert * experts * (products + casts);
-    return { forward: each(1), backward: each(2) };
+    const biased = operator.attributes?.weightedBias === true;
+    const each = (products: number, kernels: number) =>
+      1 + experts * (callsOfExpert * (products + casts) + (biased ? kernels / kernelsOfCall : 0));
+    return { forward: each(1, biasKernels.forward), backward: each(2, biasKernels.backward) };
   }
   const calls = mixtureCalls[operator.kind];
   return calls === undefined ? undefined : { forward: calls, backward: calls };

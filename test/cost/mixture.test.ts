@@ -54,6 +54,14 @@ describe("calls of a mixture", () => {
     expect((narrow.backward - 1) / (eighth.backward - 1)).toBeCloseTo(1.5, 12);
   });
 
+  it("are more with biases that are weighted behind the product", () => {
+    const count = (name: string) =>
+      mixtureCallCount(operatorOf(gptOss, name), tensorsById(gptOss), { parallel: 8 }, false)!;
+    // 16 experts, three kernels a call.
+    expect(count("down").forward - count("gate_up").forward).toBeCloseTo((16 * 2) / 3, 12);
+    expect(count("down").backward - count("gate_up").backward).toBeCloseTo((16 * 7) / 3, 12);
+  });
+
   it("are one for experts that are padded to equal numbers of tokens", () => {
     expect(calls("down", 8, true, true)).toEqual({ forward: 1, backward: 1 });
   });
