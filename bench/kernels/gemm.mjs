@@ -57,8 +57,8 @@ export function gemm(rows) {
   add("A100, constants fitted to it again", a100, priced(ownA100), ownA100);
 
   add("B200, shipped constants, MAMF rate", b200, priced({}));
-  const { achievedFlopsPerSecond } = parts.b200;
-  const sustained = achievedFlopsPerSecond / devices["B200-SXM"].flopsPerSecond;
+  const { achievedFlopsPerSecond, sustained: lasting } = parts.b200;
+  const sustained = (lasting.wide * achievedFlopsPerSecond) / devices["B200-SXM"].flopsPerSecond;
   add("B200, shipped constants, the preset's rate", b200, priced({}, sustained), { rate: sustained });
   const rateB200 = fitParameters(b200, { rate: 0.65 }, rateRange, ({ rate }) => priced({}, rate), 150);
   add("B200, shipped constants, one rate", b200, priced({}, rateB200.rate), rateB200);
