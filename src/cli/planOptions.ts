@@ -1,5 +1,12 @@
 import { type Command, Option } from "commander";
-import { type Cluster, defaultMemoryFraction, type Job, type Model, MpoptError } from "../contracts/index.js";
+import {
+  type Cluster,
+  defaultMemoryFraction,
+  type Job,
+  type Model,
+  MpoptError,
+  runtimeSchema,
+} from "../contracts/index.js";
 import { parseWhatIf, type WhatIfChange } from "../plan/whatIf.js";
 import { nonNegativeInteger, positiveInteger, positiveNumber } from "./context.js";
 
@@ -41,7 +48,7 @@ export interface PlanCommandOptions {
 }
 
 const choices = {
-  runtime: ["portable", "megatron", "torch", "any"],
+  runtime: runtimeSchema.options,
   objective: ["time"],
   dtype: ["bf16", "f16", "f32"],
   recompute: ["none", "selective", "full"],

@@ -33,10 +33,19 @@ export const scalingSchema = z.enum(["delayed", "current", "row", "block"]);
 export type Scaling = z.infer<typeof scalingSchema>;
 
 /**
- * What the plan must be able to run on. `portable` holds what every exporter can express; `any` lifts the
+ * What the plan must be able to run on. `portable` holds what Megatron-LM and plain PyTorch share; `any` lifts the
  * launchers' limits.
  */
-export const runtimeSchema = z.enum(["portable", "megatron", "torch", "any"]);
+export const runtimeSchema = z.enum([
+  "portable",
+  "megatron",
+  "torch",
+  "torchtitan",
+  "deepspeed",
+  "accelerate",
+  "jax",
+  "any",
+]);
 export type Runtime = z.infer<typeof runtimeSchema>;
 
 export const pinsSchema = z.strictObject({

@@ -8,6 +8,7 @@ import {
   type Runtime,
   type Zero,
 } from "../contracts/index.js";
+import { describeRuntime } from "../runtimes/index.js";
 
 /** Bytes of one parameter in each of its copies. */
 export interface StateBytes {
@@ -68,9 +69,11 @@ export const plainHabits: MemoryHabits = {
   keeps: "layers",
 };
 
-/** What a runtime is known to do: Megatron-Core runs products with their gradient sums fused. */
+/** What a runtime's software is known to do: Megatron-Core runs products with their gradient sums fused. */
 export function habitsOf(runtime: Runtime): MemoryHabits {
-  return runtime === "megatron" ? { ...plainHabits, fusedWeightGradients: true } : plainHabits;
+  return describeRuntime(runtime).software === "megatron"
+    ? { ...plainHabits, fusedWeightGradients: true }
+    : plainHabits;
 }
 
 /** Whether layers of which some are recomputed stand for checkpointing by products, as their times are alike. */

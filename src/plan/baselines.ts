@@ -1,6 +1,6 @@
 import { deviceCount, devicesPerNode } from "../cluster/index.js";
 import type { Baseline, Cluster, Estimate, Job, Model, Recompute, RunOptions } from "../contracts/index.js";
-import { runtimeRefusal, schedulesOfRuntime } from "../schedule/index.js";
+import { describeRuntime, scheduleRefusal } from "../runtimes/index.js";
 import { describeConfiguration, divisors } from "../search/candidates.js";
 import type { Configuration, CostModels } from "../search/configuration.js";
 import { costModels } from "../search/joint.js";
@@ -132,7 +132,10 @@ class Pricer {
     if (!boundaries) return undefined;
     // Rules of thumb know the usual shardings alone.
     const { runtime } = this.#models.job;
-    const chain = await this.#chains.chain(configuration, runtime === "any" ? "portable" : runtime);
+    const chain = await this.#chains.chain(
+      configuration,
+      describeRuntime(runtime).freeShardings ? "portable" : runtime,
+    );
     if (!chain) return undefined;
     const prepared = schedule && makeSchedule(schedule, pipeline, microBatches);
     if (schedule && !prepared) return undefined;
@@ -208,11 +211,11 @@ async function scheduled(pricer: Pricer, job: Job, found: Priced): Promise<Price
   if (isClosedForm(job, "1f1b")) return found;
   const { pipeline: ranks, microBatches } = found.configuration;
   let best = (await pricer.price(found.configuration, { name: "1f1b", chunks: 1 })) ?? found;
-  if (ranks === 1 || !schedulesOfRuntime(job.runtime).includes("interleaved")) return best;
+  if (ranks === 1 || !describeRuntime(job.runtime).schedules.includes("interleaved")) return best;
   for (let chunks = 2; chunks <= mostChunks; chunks++) {
     const counts = { ranks, chunks, microBatches };
     // Megatron-LM's condition, whatever the runtime: these are rules for its users.
-    if (runtimeRefusal("megatron", "interleaved", counts) !== undefined) continue;
+    if (scheduleRefusal("megatron", "interleaved", counts) !== undefined) continue;
     const other = await pricer.price(found.configuration, { name: "interleaved", chunks });
     if (other?.fits && other.stepSeconds < best.stepSeconds) best = other;
   }

@@ -6,6 +6,7 @@ import {
   MpoptError,
   type Plan,
 } from "../contracts/index.js";
+import { describeRuntime } from "../runtimes/index.js";
 import { checkSchedule, type Expect, pipelineSecondsOf, sameSchedule } from "./checkSchedule.js";
 import { estimatePlan } from "./estimate.js";
 
@@ -210,7 +211,7 @@ function checkDivisibility(plan: Plan, expect: Expect): void {
       `Expected sequence parallelism over tensor degree ${tensor} to divide ${plan.batch.sequence} tokens.`,
     );
   }
-  if (!architecture || plan.job.runtime === "any") return;
+  if (!architecture || describeRuntime(plan.job.runtime).freeShardings) return;
   const sizes: [string, number][] = [
     ["attention heads", architecture.heads],
     ["key-value heads", architecture.keyValueHeads],

@@ -1,12 +1,6 @@
 import { axisSize, MpoptError, type Plan } from "../contracts/index.js";
-import {
-  asynchronousSchedules,
-  runtimeRefusal,
-  scheduleNames,
-  scheduleOfPlan,
-  searchedSchedule,
-  simulatePlan,
-} from "../schedule/index.js";
+import { scheduleRefusal, searchedSchedule } from "../runtimes/index.js";
+import { asynchronousSchedules, scheduleNames, scheduleOfPlan, simulatePlan } from "../schedule/index.js";
 import { layoutOfTable, type StageLayout } from "../search/layout.js";
 import { isClosedForm, scheduleKey } from "../search/scheduleChoices.js";
 
@@ -30,7 +24,7 @@ export function checkSchedule(plan: Plan, expect: Expect): void {
     `Expected a schedule with a flush where the job pins none but found ${name}.`,
   );
   const ranks = axisSize(plan, "pipeline");
-  const refusal = runtimeRefusal(job.runtime, actions ? searchedSchedule : name, {
+  const refusal = scheduleRefusal(job.runtime, actions ? searchedSchedule : name, {
     ranks,
     chunks: stages.length / ranks,
     microBatches,

@@ -10,6 +10,7 @@ import type { ComputeModel } from "../cost/compute.js";
 import type { KnownSeconds } from "../cost/operator.js";
 import { type OverlapKind, overlapOf } from "../cost/overlap.js";
 import { tensorsById } from "../models/workload.js";
+import { describeRuntime } from "../runtimes/index.js";
 import { type Configuration, type CostModels, chainOf, type LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
 import { type LayerCost, priceChosen, priceElsewhere, solveLayer } from "./intra.js";
@@ -31,6 +32,7 @@ export function layerInput(
   const { job, compute, communication, cluster } = models;
   const { microBatch, context, contextExchange, expert, expertTensor, sequenceParallel } = configuration;
   const groups = groupsOf(configuration);
+  const { software } = describeRuntime(job.runtime);
   const { sequence } = job;
   const imbalance = expert > 1 ? (cluster.expertImbalance?.value ?? 1) : 1;
   const shared = {
@@ -46,7 +48,7 @@ export function layerInput(
       dtype: job.dtypes.parameters,
       ...(job.dtypes.linear && { linearDtype: job.dtypes.linear }),
       ...(job.dtypes.scaling && { scaling: job.dtypes.scaling }),
-      eager: job.runtime === "torch",
+      eager: software === "pytorch",
       ...(known && { known }),
       experts: {
         parallel: expert,
@@ -65,7 +67,7 @@ export function layerInput(
     contextExchange,
     expertGroup: groups.expert,
     overlap: (kind: OverlapKind) => overlapOf(cluster, kind),
-    ...(job.runtime === "torch" ? { copySeconds: (bytes: number) => copySeconds(compute, bytes, job) } : {}),
+    ...(software === "pytorch" ? { copySeconds: (bytes: number) => copySeconds(compute, bytes, job) } : {}),
   };
   return (operators) => ({ operators, ...shared });
 }
@@ -111,8 +113,8 @@ export class LayerChains {
   async chains(configuration: Configuration): Promise<LayerChain[]> {
     const { runtime } = this.#models.job;
     const chains: LayerChain[] = [];
-    const free = runtime === "any" && configuration.tensor > 1;
-    for (const rules of free ? (["any", "portable"] as const) : [runtime]) {
+    const free = describeRuntime(runtime).freeShardings && configuration.tensor > 1;
+    for (const rules of free ? ([runtime, "portable"] as const) : [runtime]) {
       const chain = await this.chain(configuration, rules);
       if (chain) chains.push(chain);
     }
@@ -127,7 +129,7 @@ export class LayerChains {
     const { tensor, microBatch, sequenceParallel, microBatches } = configuration;
     const { context, contextExchange, expert, expertTensor } = configuration;
     // Only free shardings weigh the reduction of weight gradients, which is shared by all micro-batches.
-    const repeats = runtime === "any" ? microBatches : this.#models.job.globalBatch;
+    const repeats = describeRuntime(runtime).freeShardings ? microBatches : this.#models.job.globalBatch;
     const shape = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${repeats}/${context}/${expertTensor}`;
     const key = `${shape}/${context > 1 ? contextExchange : ""}/${expert}`;
     if (!this.#chains.has(key)) {

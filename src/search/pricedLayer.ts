@@ -1,6 +1,7 @@
 import type { Device, Recompute } from "../contracts/index.js";
 import { keepsProducts, stateBytes } from "../cost/memory.js";
 import { exposedSeconds, overlapOf } from "../cost/overlap.js";
+import { describeRuntime } from "../runtimes/index.js";
 import type { BlockPattern } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { type Groups, groupsOf } from "./groups.js";
@@ -237,7 +238,7 @@ function gatherOf(
   { shards, expertShards }: Groups,
   { communication, compute, job }: CostModels,
 ): Gather {
-  const byPyTorch = job.runtime === "torch";
+  const byPyTorch = describeRuntime(job.runtime).software === "pytorch";
   if (zero < 2 || (zero === 2 && microBatches === 1 && !byPyTorch)) return noGather;
   const state = stateBytes(job);
   const both = (collective: "allGather" | "reduceScatter", bytes: number) =>

@@ -1,12 +1,10 @@
 import { type Job, MpoptError } from "../contracts/index.js";
+import { describeRuntime, scheduleRefusal, searchedSchedule } from "../runtimes/index.js";
 import {
   asynchronousSchedules,
   canonicalScheduleName,
-  runtimeRefusal,
   scheduleByName,
   schedulePlacement,
-  schedulesOfRuntime,
-  searchedSchedule,
 } from "../schedule/index.js";
 import type { Configuration } from "./configuration.js";
 import { PreparedSchedule } from "./preparedSchedule.js";
@@ -26,7 +24,7 @@ export const mostChunks = 8;
  * @throws MpoptError E_PLAN_INVALID for an unknown name; E_USAGE for one that the runtime does not execute.
  */
 export function openSchedules(job: Job): readonly string[] {
-  const executed = schedulesOfRuntime(job.runtime);
+  const executed = describeRuntime(job.runtime).schedules;
   const { schedule } = job.pins;
   if (schedule === undefined) return executed.filter((name) => !asynchronousSchedules.has(name));
   const name = scheduleKey(schedule);
@@ -52,7 +50,7 @@ export function isClosedForm(job: Job, name: string): boolean {
   const { runtime, pins } = job;
   if (name !== "1f1b") return false;
   if (pins.schedule !== undefined) return pins.schedule.toLowerCase() === "1f1b";
-  return schedulesOfRuntime(runtime).join() === "1f1b";
+  return describeRuntime(runtime).schedules.join() === "1f1b";
 }
 
 /** What a searched order starts from where nothing else is open. */
@@ -76,7 +74,7 @@ export function scheduleChoices(
     if (name === searchedSchedule) continue;
     for (const chunks of chunksOf(name, pinned)) {
       if (!fits(chunks)) continue;
-      if (runtimeRefusal(job.runtime, name, { ranks, chunks, microBatches }) !== undefined) continue;
+      if (scheduleRefusal(job.runtime, name, { ranks, chunks, microBatches }) !== undefined) continue;
       result.push({ name, chunks });
     }
   }

@@ -1,11 +1,6 @@
 import type { RunOptions } from "../contracts/index.js";
-import {
-  checkActions,
-  type ScheduleProblem,
-  searchedSchedule,
-  searchSchedule,
-  writeScheduleCsv,
-} from "../schedule/index.js";
+import { searchedSchedule } from "../runtimes/index.js";
+import { checkActions, type ScheduleProblem, searchSchedule, writeScheduleCsv } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
 import { PreparedSchedule } from "./preparedSchedule.js";
 import { excessBytes, passTimes, rankMemory } from "./pricing.js";

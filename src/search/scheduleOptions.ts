@@ -1,5 +1,6 @@
 import type { Job } from "../contracts/index.js";
-import { schedulePlacement, searchedSchedule } from "../schedule/index.js";
+import { searchedSchedule } from "../runtimes/index.js";
+import { schedulePlacement } from "../schedule/index.js";
 import type { Candidate } from "./candidate.js";
 import type { CandidatePool, Shape } from "./candidatePool.js";
 import type { Configuration, CostModels } from "./configuration.js";

@@ -1,5 +1,5 @@
 import type { Job, RunOptions } from "../contracts/index.js";
-import { searchedSchedule } from "../schedule/index.js";
+import { searchedSchedule } from "../runtimes/index.js";
 import type { Candidate } from "./candidate.js";
 import type { CandidatePool } from "./candidatePool.js";
 import { describeConfiguration } from "./candidates.js";

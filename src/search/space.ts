@@ -5,29 +5,19 @@ import {
   type Job,
   type Model,
   MpoptError,
-  type Recompute,
   type Zero,
 } from "../contracts/index.js";
 import type { StateSharding } from "../cost/memory.js";
 import { distinctLayers } from "../models/workload.js";
+import { type Division, describeRuntime, type RuntimeDescription } from "../runtimes/index.js";
 import { divisors } from "./candidates.js";
 import { type Configuration, singleDevice } from "./configuration.js";
-import {
-  canExchange,
-  canOffload,
-  canShard,
-  canSplitExperts,
-  type RuntimeSpace,
-  runtimeSpaces,
-} from "./runtimeSpace.js";
 
 /** Micro-batches larger than this many sequences are not searched: no kernel gains from them. */
 export const largestMicroBatch = 64;
 
 /** Context-parallel ranks have at least so many tokens of a sequence: with fewer, their kernels are all overhead. */
 export const leastContextTokens = 1024;
-
-const recomputes: readonly Recompute[] = ["none", "selective", "full"];
 
 /** Degrees of one way to use all devices. */
 export type Degrees = Pick<Configuration, "tensor" | "context" | "pipeline" | "data">;
@@ -44,7 +34,7 @@ export class Space {
   readonly #domain: number;
   readonly #blockLayers: number;
   readonly #experts: number;
-  readonly #runtime: RuntimeSpace;
+  readonly #runtime: RuntimeDescription;
   /** Ranks of one group of each level. */
   readonly #spans: ReadonlySet<number>;
 
@@ -56,7 +46,7 @@ export class Space {
     this.#domain = fastDomain(cluster);
     this.#blockLayers = model.layers.filter((layer) => layer.kind === "block").length;
     this.#experts = expertsOf(model);
-    this.#runtime = runtimeSpaces[job.runtime];
+    this.#runtime = describeRuntime(job.runtime);
     let span = 1;
     const spans = new Set<number>();
     for (const level of evenLevels(cluster)) {
@@ -81,7 +71,7 @@ export class Space {
       for (const context of this.#contextDegrees(devices / tensor)) {
         if (this.#exchanges({ tensor, context }).length === 0) continue;
         for (const pipeline of divisors(devices / tensor / context)) {
-          if (pipeline > this.#blockLayers + 2 || !pinned(pins.pipeline, pipeline)) continue;
+          if (pipeline > this.#mostStages || !pinned(pins.pipeline, pipeline)) continue;
           const data = devices / tensor / context / pipeline;
           if (!pinned(pins.data, data)) continue;
           fitsModel = true;
@@ -102,10 +92,10 @@ export class Space {
     for (const microBatch of divisors(perReplica)) {
       if (microBatch > largestMicroBatch && microBatch !== pins.microBatch) continue;
       if (!pinned(pins.microBatch, microBatch)) continue;
-      for (const sequenceParallel of tensor > 1 ? [true, false] : [false]) {
+      for (const sequenceParallel of tensor > 1 ? this.#runtime.sequenceParallel : [false]) {
         if (tensor > 1 && !pinned(pins.sequenceParallel, sequenceParallel)) continue;
         if (sequenceParallel && sequence % (tensor * context) !== 0) continue;
-        if (this.#experts > 0 && !canSplitExperts({ tensor, sequenceParallel }, this.#job.runtime)) continue;
+        if (!this.#splitsExperts({ tensor, sequenceParallel })) continue;
         for (const contextExchange of this.#exchanges(degrees)) {
           for (const experts of this.#expertDegrees(degrees, sequenceParallel)) {
             result.push({
@@ -137,8 +127,9 @@ export class Space {
     for (const zero of this.#runtime.zero) {
       if (!pinned(pins.zero, zero)) continue;
       if (zero === 0) {
-        const away = shape.offload !== "none" && !canOffload(shape, this.#job);
-        if (pinned(pins.shards, 1) && !away) result.push(shape);
+        const away = shape.offload !== "none" && !this.#offloads(shape);
+        const root = { ...shape, zero, shards: 1 };
+        if (pinned(pins.shards, 1) && !away && (this.#runtime.shards?.(root) ?? true)) result.push(shape);
         continue;
       }
       for (const shards of [...divisors(copies)].reverse()) {
@@ -146,7 +137,7 @@ export class Space {
         const aligned = this.#runtime.hybrid && shards > 1 && this.#spans.has(shards * tensor);
         if (pins.shards === undefined ? whole || aligned : pins.shards === shards) {
           const root = { ...shape, zero, shards };
-          if (canShard(root, this.#job.runtime)) result.push(root);
+          if (this.#runtime.shards?.(root) ?? true) result.push(root);
         }
       }
     }
@@ -165,7 +156,8 @@ export class Space {
     const { besideWholeLayers: beside } = this.#runtime;
     const pinnedLayers = pins.recomputeLayers ?? 0;
     if (recomputeLayers === pinnedLayers && pins.recompute === undefined) {
-      const next = recomputes[recomputes.indexOf(recompute) + 1];
+      const open = this.#runtime.recompute;
+      const next = open[open.indexOf(recompute) + 1];
       // Whole recomputation of all layers leaves nothing to choose layers from.
       if (next && (pinnedLayers === 0 || beside.includes(next))) {
         result.push({ ...configuration, recompute: next });
@@ -175,7 +167,7 @@ export class Space {
     if (layersOpen && recomputeLayers + 1 < this.#blockLayers) {
       result.push({ ...configuration, recomputeLayers: recomputeLayers + 1 });
     }
-    if (pins.offload === undefined && canOffload(configuration, this.#job)) {
+    if (pins.offload === undefined && this.#offloads(configuration)) {
       for (const next of this.#runtime.offload) {
         if (next !== "none") result.push({ ...configuration, offload: next });
       }
@@ -231,14 +223,15 @@ export class Space {
   /** What is open beside degrees, micro-batches and schedules, in words. */
   describe(): string[] {
     const { context, experts, zero, hybrid, besideWholeLayers, offload } = this.#runtime;
+    const { sequenceParallel, recompute } = this.#runtime;
     const stages = [...zero].sort();
     return [
       ...(context.length > 0
         ? [`context parallelism (${context.join(", ")}) with at least ${leastContextTokens} tokens a rank`]
         : []),
       ...(experts && this.#experts > 0 ? ["expert parallelism over any divisor of the experts"] : []),
-      `sequence parallelism on or off, ZeRO ${stages.slice(0, -1).join(", ")} or ${stages.at(-1)}${hybrid ? " over all replicas, nodes or fast domains" : ""}`,
-      `recomputation none, selective or full${besideWholeLayers.length > 0 ? ", or full for the first layers of each stage" : " (one for all stages)"}`,
+      `sequence parallelism ${sequenceParallel.map((on) => (on ? "on" : "off")).join(" or ")}, ZeRO ${stages.slice(0, -1).join(", ")} or ${stages.at(-1)}${hybrid ? " over all replicas, nodes or fast domains" : ""}`,
+      `recomputation ${recompute.slice(0, -1).join(", ")} or ${recompute.at(-1)}${besideWholeLayers.length > 0 ? ", or full for the first layers of each stage" : " (one for all stages)"}`,
       ...(offload.length > 1 ? [`offload of ${offload.slice(1).join(", ")}`] : []),
     ];
   }
@@ -249,7 +242,7 @@ export class Space {
         tensor <= this.#domain &&
         this.#domain % tensor === 0 &&
         pinned(this.#job.pins.tensor, tensor) &&
-        (this.#experts === 0 || canSplitExperts({ tensor, sequenceParallel: true }, this.#job.runtime)),
+        this.#splitsExperts({ tensor, sequenceParallel: this.#runtime.sequenceParallel[0]! }),
     );
   }
 
@@ -265,11 +258,38 @@ export class Space {
     return open.filter((context) => pinned(pins.context, context));
   }
 
+  /** Stages that a pipeline may have: one more than block layers at each end. */
+  get #mostStages(): number {
+    return this.#runtime.pipeline ? this.#blockLayers + 2 : 1;
+  }
+
+  #splitsExperts(division: Pick<Division, "tensor" | "sequenceParallel">): boolean {
+    if (this.#experts === 0 || division.tensor === 1) return true;
+    return this.#runtime.splitsExperts?.(division) ?? true;
+  }
+
+  #offloads(division: Division): boolean {
+    return this.#runtime.offloads?.(division, this.#job.optimizer) ?? true;
+  }
+
+  /** Exchanged all-to-all, every rank gets whole heads, of queries and of keys. */
+  #exchangesKeys(
+    exchange: ContextExchange,
+    { tensor, context }: Pick<Degrees, "tensor" | "context">,
+  ): boolean {
+    const { architecture } = this.#model;
+    if (!architecture) return true;
+    if (!(this.#runtime.exchanges?.(exchange, architecture, this.#job.sequence) ?? true)) return false;
+    const { heads, keyValueHeads } = architecture;
+    if (exchange === "ring") return true;
+    return (heads / tensor) % context === 0 && Math.max(1, keyValueHeads / tensor) % context === 0;
+  }
+
   #exchanges(degrees: Pick<Degrees, "tensor" | "context">): readonly ContextExchange[] {
     const { contextExchange } = this.#job.pins;
     if (degrees.context === 1) return ["ring"];
     const open = contextExchange ? [contextExchange] : this.#runtime.context;
-    return open.filter((exchange) => canExchange(exchange, degrees, this.#model, this.#job));
+    return open.filter((exchange) => this.#exchangesKeys(exchange, degrees));
   }
 
   #expertDegrees(
@@ -296,7 +316,8 @@ export class Space {
 
   #checkPins(): void {
     const { pins, runtime } = this.#job;
-    const { context, experts, zero, hybrid, besideWholeLayers, offload } = this.#runtime;
+    const { context, experts, zero, hybrid, besideWholeLayers, offload, recompute } = this.#runtime;
+    const { pipeline, sequenceParallel } = this.#runtime;
     const refuse = (name: string, found: unknown, allowed: string) => {
       throw new MpoptError(
         "E_USAGE",
@@ -306,6 +327,13 @@ export class Space {
     };
     if (pins.zero !== undefined && !zero.includes(pins.zero)) {
       refuse("a ZeRO stage", pins.zero, [...zero].sort().join(", "));
+    }
+    if ((pins.pipeline ?? 1) > 1 && !pipeline) refuse("a pipeline degree", pins.pipeline, "1");
+    if (pins.sequenceParallel !== undefined && !sequenceParallel.includes(pins.sequenceParallel)) {
+      refuse("sequence parallelism", pins.sequenceParallel, sequenceParallel.join(", "));
+    }
+    if (pins.recompute !== undefined && !recompute.includes(pins.recompute)) {
+      refuse("a recomputation", pins.recompute, recompute.join(", "));
     }
     if ((pins.context ?? 1) > 1 && context.length === 0) refuse("a context degree", pins.context, "1");
     if ((pins.expert ?? 1) > 1 && !experts) refuse("an expert degree", pins.expert, "1");
@@ -329,7 +357,7 @@ export class Space {
     const which = named.length > 0 ? ` with ${named.join(", ")} pinned` : "";
     return new MpoptError(
       "E_INFEASIBLE",
-      `Expected degrees that multiply to ${this.#devices} devices${which} but found none with tensor parallelism inside ${this.#domain} devices and at most ${this.#blockLayers + 2} stages.`,
+      `Expected degrees that multiply to ${this.#devices} devices${which} but found none with tensor parallelism inside ${this.#domain} devices and at most ${this.#mostStages} stages.`,
       ["Remove a pin, or change the number of devices."],
     );
   }
@@ -340,7 +368,7 @@ export class Space {
     for (const tensor of this.#tensorDegrees()) {
       for (const context of this.#contextDegrees(this.#devices / tensor)) {
         for (const pipeline of divisors(this.#devices / tensor / context)) {
-          if (pipeline > this.#blockLayers + 2) continue;
+          if (pipeline > this.#mostStages) continue;
           smallest = Math.min(smallest, this.#devices / tensor / context / pipeline);
         }
       }

@@ -1,5 +1,6 @@
 import type { Dimension, Operator, Runtime, Tensor } from "../contracts/index.js";
 import { type Placement, partial, replicate, shard } from "../cost/placement.js";
+import { describeRuntime } from "../runtimes/index.js";
 
 /**
  * Shardings of one operator over one mesh axis of `degree` devices, derived from its named loop dimensions:
@@ -73,7 +74,7 @@ export function enumerateStrategies(
       ? strategies([sequenceDimension])
       : [];
   }
-  if (rules.runtime === "any") return [whole, ...strategies(splits)];
+  if (describeRuntime(rules.runtime).freeShardings) return [whole, ...strategies(splits)];
   const modelSplit = operator.dims.some((dim) => modelDimensions.has(dim.name));
   if (modelSplit) {
     const possible = splits.filter((name) => modelDimensions.has(name));

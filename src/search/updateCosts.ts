@@ -1,4 +1,5 @@
 import { type HeldParameters, stateBytes } from "../cost/memory.js";
+import { describeRuntime } from "../runtimes/index.js";
 import type { Configuration, CostModels } from "./configuration.js";
 import { type Groups, groupsOf } from "./groups.js";
 
@@ -116,7 +117,7 @@ export class UpdateCosts {
     if (zero === 0) return communication.collectiveSeconds("allReduce", bytes, all);
     const between = communication.collectiveSeconds("allReduce", bytes / shards.size, replicas);
     // What is gathered and scattered layer by layer is a layer's price.
-    const byLayer = zero === 3 || (zero === 2 && job.runtime === "torch");
+    const byLayer = zero === 3 || (zero === 2 && describeRuntime(job.runtime).software === "pytorch");
     const everyMicroBatch = byLayer || (zero === 2 && microBatches > 1);
     const scatter = everyMicroBatch ? 0 : communication.collectiveSeconds("reduceScatter", bytes, shards);
     const gather = byLayer
