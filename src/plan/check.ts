@@ -69,13 +69,9 @@ function checkMesh(plan: Plan, expect: Expect): void {
     `Expected a rank table of ${devices} rows but found ${plan.rankTable.length}.`,
   );
   for (const [rank, row] of plan.rankTable.entries()) {
-    let rest = rank;
-    const wanted: number[] = [];
-    for (const size of [...sizes].reverse()) {
-      wanted.unshift(rest % size);
-      rest = Math.floor(rest / size);
-    }
-    if (wanted.join() === row.join()) continue;
+    const wanted = coordinatesOf(rank, sizes);
+    if (row.length === wanted.length && row.every((coordinate, axis) => coordinate === wanted[axis]))
+      continue;
     expect(
       false,
       "rankTable",
@@ -83,6 +79,17 @@ function checkMesh(plan: Plan, expect: Expect): void {
     );
     break;
   }
+}
+
+/** Coordinates of a rank where the last axis counts fastest. */
+function coordinatesOf(rank: number, sizes: readonly number[]): number[] {
+  const result = new Array<number>(sizes.length);
+  let rest = rank;
+  for (let axis = sizes.length - 1; axis >= 0; axis--) {
+    result[axis] = rest % sizes[axis]!;
+    rest = Math.floor(rest / sizes[axis]!);
+  }
+  return result;
 }
 
 function checkStages(plan: Plan, expect: Expect): void {
@@ -110,6 +117,14 @@ function checkStages(plan: Plan, expect: Expect): void {
   );
   const twice = [...modules].find(([, count]) => count !== 1);
   expect(!twice, "stages", `Expected module ${twice?.[0]} in one stage but found it in ${twice?.[1]}.`);
+  const axis = plan.mesh.axes.indexOf("pipeline");
+  /** Global ranks of each pipeline rank. */
+  const holders = new Map<number, number[]>();
+  for (const [rank, row] of plan.rankTable.entries()) {
+    const known = holders.get(row[axis]!);
+    if (known) known.push(rank);
+    else holders.set(row[axis]!, [rank]);
+  }
   stages.forEach((stage, i) => {
     const previous = stages[i - 1];
     expect(
@@ -117,11 +132,9 @@ function checkStages(plan: Plan, expect: Expect): void {
       "stages",
       `Expected stage ${i} to go on where the one before it ends but found layers ${stage.layers.start} to ${stage.layers.end} at index ${stage.index}.`,
     );
-    const holders = plan.rankTable.flatMap((row, rank) =>
-      row[plan.mesh.axes.indexOf("pipeline")] === stage.rank ? [rank] : [],
-    );
+    const held = holders.get(stage.rank) ?? [];
     expect(
-      stage.devices.join() === holders.join(),
+      stage.devices.length === held.length && stage.devices.every((device, k) => device === held[k]),
       "stages",
       `Expected stage ${i} on the ranks of pipeline rank ${stage.rank} but found ${stage.devices.length} others.`,
     );

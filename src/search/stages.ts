@@ -19,9 +19,9 @@ export interface StageProblem {
   microBatches: number;
   /** Sum of all stages' seconds that no cut goes below; lets a cutoff discard long stages early. */
   leastSeconds?: number;
-  /** Seconds of one micro-batch; grows with the range. */
+  /** Seconds of one micro-batch; grows with the range, and is the same on all stages between first and last. */
   seconds(stage: number, start: number, end: number): number;
-  /** Seconds once a step. */
+  /** Seconds once a step; the same on all stages between first and last. */
   stepSeconds(stage: number, start: number, end: number): number;
   /** Whether the stage's memory fits its limit; once a range does not fit, no longer one does. */
   fits(stage: number, start: number, end: number): boolean;
@@ -36,14 +36,19 @@ export interface StageCut {
 
 const none = Number.POSITIVE_INFINITY;
 
-/** Tables of every stage and range, so that each is priced once. */
+/**
+ * Tables of every range, so that each is priced once: of the first stage, the last, and all between, which differ in
+ * what fits alone.
+ */
 class Tables {
   readonly layers: number;
   readonly stages: number;
   readonly #width: number;
-  /** Infinity where the stage does not fit or may not be empty. */
-  readonly a: Float64Array;
-  readonly e: Float64Array;
+  /** By kind of stage and range; Infinity where the range fits no stage of the kind or may not be its own. */
+  readonly a: Float64Array[];
+  readonly e: Float64Array[];
+  /** The longest range of each stage from each start, by its end; below the shortest where none fits. */
+  readonly #longest: Int32Array;
 
   constructor(problem: StageProblem, cutoff: number) {
     const { layers, stages, microBatches, leastSeconds = 0 } = problem;
@@ -52,46 +57,61 @@ class Tables {
     this.layers = layers;
     this.stages = stages;
     this.#width = layers + 1;
-    this.a = new Float64Array(stages * this.#width * this.#width).fill(none);
-    this.e = new Float64Array(this.a.length);
+    this.#longest = new Int32Array(stages * this.#width);
+    const kinds = Math.min(3, stages);
+    const table = () => new Float64Array(this.#width * this.#width).fill(none);
+    this.a = Array.from({ length: kinds }, table);
+    this.e = Array.from({ length: kinds }, table);
     for (let stage = 0; stage < stages; stage++) {
-      const mayBeEmpty = stages > 1 && (stage === 0 || stage === stages - 1);
+      const kind = this.kind(stage);
+      const a = this.a[kind]!;
+      const e = this.e[kind]!;
       for (let start = 0; start <= (stage === 0 ? 0 : layers); start++) {
-        const shortest = Math.max(stage === stages - 1 ? layers : 0, start + (mayBeEmpty ? 0 : 1));
+        const shortest = this.shortest(stage, start);
         const possible = (end: number) =>
           problem.seconds(stage, start, end) <= slowest && problem.fits(stage, start, end);
         const longest = lastThat(possible, shortest, layers);
-        for (let end = shortest; end <= longest; end++) {
-          const k = this.index(stage, start, end);
-          this.a[k] = problem.seconds(stage, start, end);
-          this.e[k] = problem.stepSeconds(stage, start, end);
+        this.#longest[stage * this.#width + start] = longest;
+        for (let end = longest; end >= shortest; end--) {
+          const k = start * this.#width + end;
+          // What a stage before had room for is known from there.
+          if (a[k] !== none) break;
+          a[k] = problem.seconds(stage, start, end);
+          e[k] = problem.stepSeconds(stage, start, end);
         }
       }
     }
   }
 
-  index(stage: number, start: number, end: number): number {
-    return (stage * this.#width + start) * this.#width + end;
+  /** 0 for the first stage, 1 for the last, 2 for those between. */
+  kind(stage: number): number {
+    if (stage === 0) return 0;
+    return stage === this.stages - 1 ? 1 : 2;
   }
 
-  /** Least maximum of `values` over all cuts; Infinity where none fits. */
-  bottleneck(values: Float64Array): number {
+  /** The least end of a stage's range: the last one takes all that is left, only those at the ends may be empty. */
+  shortest(stage: number, start: number): number {
+    const last = this.stages - 1;
+    const mayBeEmpty = last > 0 && (stage === 0 || stage === last);
+    return Math.max(stage === last ? this.layers : 0, start + (mayBeEmpty ? 0 : 1));
+  }
+
+  /** Least maximum of `values`, by kind, over all cuts; Infinity where none fits. */
+  bottleneck(values: readonly Float64Array[]): number {
     const { layers, stages } = this;
-    let best = new Float64Array(layers + 1).fill(none);
+    const width = this.#width;
+    let best = new Float64Array(width).fill(none);
     best[0] = Number.NEGATIVE_INFINITY;
     for (let stage = 0; stage < stages; stage++) {
-      const next = new Float64Array(layers + 1).fill(none);
+      const next = new Float64Array(width).fill(none);
+      const value = values[this.kind(stage)]!;
       for (let start = 0; start <= layers; start++) {
         const before = best[start]!;
         if (before === none) continue;
-        for (let end = start; end <= layers; end++) {
-          const k = this.index(stage, start, end);
-          if (this.a[k] === none) {
-            if (end > start && stage < stages - 1) break;
-            continue;
-          }
-          const value = Math.max(before, values[k]!);
-          if (value < next[end]!) next[end] = value;
+        const longest = this.#longest[stage * width + start]!;
+        for (let end = this.shortest(stage, start); end <= longest; end++) {
+          const largest = Math.max(before, value[start * width + end]!);
+          if (largest < next[end]!) next[end] = largest;
         }
       }
       best = next;
@@ -102,21 +122,26 @@ class Tables {
   /** Least sum of a over cuts with every a at most `capA` and every e below `capE`; undefined where none is. */
   leastSum(capA: number, capE: number): { sum: number; boundaries: number[] } | undefined {
     const { layers, stages } = this;
-    const width = layers + 1;
+    const width = this.#width;
     const from = new Int32Array(stages * width).fill(-1);
     let best = new Float64Array(width).fill(none);
     best[0] = 0;
     for (let stage = 0; stage < stages; stage++) {
       const next = new Float64Array(width).fill(none);
+      const kind = this.kind(stage);
+      const a = this.a[kind]!;
+      const e = this.e[kind]!;
       for (let start = 0; start <= layers; start++) {
         const before = best[start]!;
         if (before === none) continue;
-        for (let end = start; end <= layers; end++) {
-          const k = this.index(stage, start, end);
-          const a = this.a[k]!;
-          if (a > capA && end > start && stage < stages - 1) break;
-          if (a > capA || this.e[k]! >= capE) continue;
-          const value = before + a;
+        const longest = this.#longest[stage * width + start]!;
+        for (let end = this.shortest(stage, start); end <= longest; end++) {
+          const k = start * width + end;
+          const seconds = a[k]!;
+          // Longer stages take longer.
+          if (seconds > capA) break;
+          if (e[k]! >= capE) continue;
+          const value = before + seconds;
           if (value < next[end]!) {
             next[end] = value;
             from[stage * width + end] = start;
@@ -133,10 +158,11 @@ class Tables {
     return { sum: best[layers]!, boundaries };
   }
 
-  maximum(values: Float64Array, boundaries: readonly number[]): number {
+  maximum(values: readonly Float64Array[], boundaries: readonly number[]): number {
     let largest = Number.NEGATIVE_INFINITY;
     for (let stage = 0; stage < this.stages; stage++) {
-      largest = Math.max(largest, values[this.index(stage, boundaries[stage]!, boundaries[stage + 1]!)]!);
+      const k = boundaries[stage]! * this.#width + boundaries[stage + 1]!;
+      largest = Math.max(largest, values[this.kind(stage)]![k]!);
     }
     return largest;
   }
@@ -181,16 +207,62 @@ export function cutStages(problem: StageProblem, cutoff = none): StageCut | unde
   return best;
 }
 
-/** Least value of the largest stage over all contiguous cuts, for a value that grows with the range. */
+/**
+ * Least value of the largest stage over all contiguous cuts, for a value that grows with the range: the limit under which
+ * some cut exists is halved into place, then lowered to the next value below until there is none.
+ */
 export function leastMaximum(
   layers: number,
   stages: number,
   value: (stage: number, start: number, end: number) => number,
 ): number {
   if (stages > layers + 2) return none;
-  const every = { layers, stages, microBatches: 1, seconds: value, stepSeconds: () => 0, fits: () => true };
-  const tables = new Tables(every, none);
-  return tables.bottleneck(tables.a);
+  /** The largest value of some cut whose values all hold; undefined where there is none. */
+  const reach = (holds: (value: number) => boolean): number | undefined => {
+    // By boundary: the start of the stage that ends there, of each stage.
+    const from: Int32Array[] = [];
+    let starts = new Int32Array(layers + 1).fill(-1);
+    starts[0] = 0;
+    for (let stage = 0; stage < stages; stage++) {
+      const last = stage === stages - 1;
+      const least = stages > 1 && (stage === 0 || last) ? 0 : 1;
+      const ends = new Int32Array(layers + 1).fill(-1);
+      // A later start never reaches less far, so that what is reached is known up to `known`.
+      let known = -1;
+      for (let start = 0; start <= layers; start++) {
+        if (starts[start]! < 0) continue;
+        let end = Math.max(last ? layers : start + least, known + 1);
+        if (start + least > layers) break;
+        while (end <= layers && holds(value(stage, start, end))) ends[end++] = start;
+        known = Math.max(known, end - 1);
+      }
+      from.push(ends);
+      starts = ends;
+    }
+    if (starts[layers]! < 0) return undefined;
+    let largest = Number.NEGATIVE_INFINITY;
+    for (let stage = stages - 1, end = layers; stage >= 0; stage--) {
+      const start = from[stage]![end]!;
+      largest = Math.max(largest, value(stage, start, end));
+      end = start;
+    }
+    return largest;
+  };
+  let best = reach(() => true);
+  if (best === undefined) return none;
+  let below = stages === 1 ? best : Math.max(value(0, 0, 0), value(stages - 1, layers, layers));
+  while (best - below > 1e-9 * Math.abs(best)) {
+    const middle = below + (best - below) / 2;
+    const found = reach((each) => each <= middle);
+    if (found === undefined) below = middle;
+    else best = found;
+  }
+  for (;;) {
+    const known: number = best;
+    const found = reach((each) => each < known);
+    if (found === undefined) return known;
+    best = found;
+  }
 }
 
 /** Least sum + repeats x max over cuts with every e below `capE`. */
@@ -201,17 +273,29 @@ function leastPipeline(
 ): { value: number; boundaries: number[] } | undefined {
   const free = tables.leastSum(Number.MAX_VALUE, capE);
   if (!free) return undefined;
-  const allowed = new Float64Array(tables.a.length);
-  for (let k = 0; k < allowed.length; k++) allowed[k] = tables.e[k]! < capE ? tables.a[k]! : none;
+  const allowed = tables.a.map((a, kind) =>
+    a.map((seconds, k) => (tables.e[kind]![k]! < capE ? seconds : none)),
+  );
   let capA = tables.bottleneck(allowed);
   let best: { value: number; boundaries: number[] } | undefined;
   while (capA !== none) {
     const cut = tables.leastSum(capA, capE)!;
     const value = cut.sum + repeats * tables.maximum(tables.a, cut.boundaries);
     if (!best || value < best.value) best = { value, boundaries: cut.boundaries };
-    capA = allowed.reduce((least, a) => (a > capA && a < least ? a : least), none);
+    capA = leastAbove(allowed, capA);
     // A larger cap saves at most what separates this sum from the free one.
     if (free.sum + repeats * capA >= best.value) break;
   }
   return best;
+}
+
+function leastAbove(tables: readonly Float64Array[], value: number): number {
+  let least = none;
+  for (const table of tables) {
+    for (let k = 0; k < table.length; k++) {
+      const each = table[k]!;
+      if (each > value && each < least) least = each;
+    }
+  }
+  return least;
 }
