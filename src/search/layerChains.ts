@@ -13,9 +13,10 @@ import { tensorsById } from "../models/workload.js";
 import { describeRuntime } from "../runtimes/index.js";
 import { type Configuration, type CostModels, chainOf, type LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
-import { type LayerCost, priceChosen, priceElsewhere, solveLayer } from "./intra.js";
+import { type LayerCost, priceChosen, solveLayer } from "./intra.js";
 import type { LayerProblemInput } from "./intraProblem.js";
 import { KnownShardings } from "./knownShardings.js";
+import { SolvedLayer } from "./solvedLayers.js";
 
 /**
  * What a layer of a model is priced from under a configuration; search, estimate and checker share it.
@@ -95,8 +96,11 @@ export class LayerChains {
   readonly #operators = new Map<string, readonly Operator[]>();
   /** Prices of operators by degree and workload: rules and placements between operators share them. */
   readonly #seconds = new Map<string, KnownSeconds>();
-  /** The first price of each layer under each shape: others differ in experts and exchange alone. */
-  readonly #firsts = new Map<string, { cost: LayerCost; input: LayerProblemInput }>();
+  /** What is known of each layer under each shape: others differ in experts, exchange and micro-batches alone. */
+  readonly #solved = new Map<string, SolvedLayer>();
+  /** Chains by the costs of their layers, numbered as they come. */
+  readonly #sameLayers = new Map<string, LayerChain>();
+  readonly #numbers = new Map<LayerCost, number>();
 
   /** @param known where shardings are looked up before they are solved, and kept after. */
   constructor(model: Model, models: CostModels, signal?: AbortSignal, known = new KnownShardings()) {
@@ -129,11 +133,13 @@ export class LayerChains {
     const { tensor, microBatch, sequenceParallel, microBatches } = configuration;
     const { context, contextExchange, expert, expertTensor } = configuration;
     // Only free shardings weigh the reduction of weight gradients, which is shared by all micro-batches.
-    const repeats = describeRuntime(runtime).freeShardings ? microBatches : this.#models.job.globalBatch;
-    const shape = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${repeats}/${context}/${expertTensor}`;
-    const key = `${shape}/${context > 1 ? contextExchange : ""}/${expert}`;
+    const { freeShardings } = describeRuntime(runtime);
+    const repeats = freeShardings ? microBatches : this.#models.job.globalBatch;
+    const shape = `${runtime}/${tensor}/${microBatch}/${sequenceParallel}/${context}/${expertTensor}`;
+    const place = `${context > 1 ? contextExchange : ""}/${expert}`;
+    const key = `${shape}/${repeats}/${place}`;
     if (!this.#chains.has(key)) {
-      this.#chains.set(key, await this.#solve(configuration, runtime, repeats, shape));
+      this.#chains.set(key, await this.#solve(configuration, runtime, repeats, shape, place));
     }
     return this.#chains.get(key);
   }
@@ -143,6 +149,7 @@ export class LayerChains {
     runtime: Runtime,
     microBatches: number,
     shape: string,
+    place: string,
   ): Promise<LayerChain | undefined> {
     const { job } = this.#models;
     const { tensor, microBatch, context } = configuration;
@@ -150,22 +157,38 @@ export class LayerChains {
     const seconds: KnownSeconds = this.#seconds.get(work) ?? new Map();
     this.#seconds.set(work, seconds);
     const inputOf = layerInput(this.#model, this.#models, configuration, runtime, microBatches, seconds);
-    // Chains of one search share a job; what is known from others need not.
-    const knownKey = `${shape}/${job.sequence}/${JSON.stringify(job.dtypes)}`;
-    const solved = new Map<string, LayerCost>();
+    const ends = describeRuntime(runtime).freeShardings ? [1, job.globalBatch] : [];
+    const costs = new Map<string, LayerCost>();
     try {
       for (const layer of this.#model.layers) {
         const { block } = layer;
-        if (solved.has(block)) continue;
+        if (costs.has(block)) continue;
         const operators = this.#operators.get(block) ?? this.#operatorsOf(layer);
-        solved.set(block, await this.#price(block, shape, knownKey, inputOf(operators)));
+        const known = this.#solved.get(`${block}/${shape}`) ?? new SolvedLayer();
+        this.#solved.set(`${block}/${shape}`, known);
+        costs.set(
+          block,
+          await known.cost(inputOf(operators), place, ends, (input) => this.#price(block, shape, input)),
+        );
       }
     } catch (error) {
       if (!(error instanceof MpoptError) || error.code !== "E_INFEASIBLE") throw error;
       this.refusal = error;
       return undefined;
     }
-    return chainOf(this.#model, (layer) => solved.get(layer.block)!);
+    const key = [...costs.values()].map((cost) => this.#numberOf(cost)).join();
+    let chain = this.#sameLayers.get(key);
+    if (!chain) {
+      chain = chainOf(this.#model, (layer) => costs.get(layer.block)!);
+      this.#sameLayers.set(key, chain);
+    }
+    return chain;
+  }
+
+  #numberOf(cost: LayerCost): number {
+    const number = this.#numbers.get(cost) ?? this.#numbers.size;
+    this.#numbers.set(cost, number);
+    return number;
   }
 
   /** One list for each block, so that what is known of its operators is found again. */
@@ -175,17 +198,16 @@ export class LayerChains {
     return operators;
   }
 
-  /** A layer from one of the same shape, from shardings that are known, or solved. */
-  async #price(block: string, shape: string, knownKey: string, input: LayerProblemInput): Promise<LayerCost> {
-    const first = this.#firsts.get(`${block}/${shape}`);
-    if (first) return priceElsewhere(first.cost, first.input, input);
-    const chosen = this.#known.get(this.#model, block, knownKey);
-    const cost = chosen ? priceChosen(input, chosen) : await solveLayer(input, this.#signal);
-    if (!chosen) {
-      const splits = cost.strategies.map((strategy) => strategy.split);
-      this.#known.set(this.#model, block, knownKey, splits);
-    }
-    this.#firsts.set(`${block}/${shape}`, { cost, input });
+  /** A layer from shardings that are known, or solved. */
+  async #price(block: string, shape: string, input: LayerProblemInput): Promise<LayerCost> {
+    const { sequence, dtypes } = this.#models.job;
+    // Chains of one search share a job; what is known from others need not.
+    const key = `${shape}/${input.microBatches}/${sequence}/${JSON.stringify(dtypes)}`;
+    const chosen = this.#known.get(this.#model, block, key);
+    if (chosen) return priceChosen(input, chosen);
+    const cost = await solveLayer(input, this.#signal);
+    const splits = cost.strategies.map((strategy) => strategy.split);
+    this.#known.set(this.#model, block, key, splits);
     return cost;
   }
 }
