@@ -59,7 +59,8 @@ export class BlockSums {
   of(field: LayerField): BlockSum {
     let sum = this.#sums.get(field);
     if (!sum) {
-      const values = Float64Array.from(this.#kinds, (kind) => kind[field]);
+      const values = new Float64Array(this.#kinds.length);
+      for (let k = 0; k < values.length; k++) values[k] = this.#kinds[k]![field];
       const counted = this.#pattern.kindCount <= mostCountedKinds;
       sum = counted ? new CountedSum(values, this.#pattern.counts) : new PrefixSum(values, this.#pattern);
       this.#sums.set(field, sum);

@@ -1,5 +1,4 @@
 import type { Configuration, LayerChain } from "./configuration.js";
-import type { ChainPasses } from "./scheduleBounds.js";
 import type { StageCosts } from "./stageCosts.js";
 
 /** One configuration with the costs of one stage a rank. */
@@ -9,8 +8,6 @@ export interface Candidate {
   costs: StageCosts;
   /** No cut takes less under 1F1B: see `leastSeconds`. */
   lowerBound: number;
-  /** Sums over its layers, once somebody asked for them. */
-  passes?: ChainPasses;
 }
 
 /** A plan that was not chosen, and why. */

@@ -2,10 +2,11 @@ import type { Device, Recompute } from "../contracts/index.js";
 import { keepsProducts, stateBytes } from "../cost/memory.js";
 import { exposedSeconds, overlapOf } from "../cost/overlap.js";
 import { describeRuntime } from "../runtimes/index.js";
-import type { BlockPattern } from "./blockSums.js";
+import { type BlockPattern, type BlockSum, BlockSums } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { type Groups, groupsOf } from "./groups.js";
 import type { LayerCost } from "./intra.js";
+import type { ChainPasses } from "./scheduleBounds.js";
 import { assumedHostBytesPerSecond } from "./updateCosts.js";
 
 /** What seconds of a layer are spent on; they add up to its forward and backward. */
@@ -55,20 +56,138 @@ export type PricedLayer = Record<(typeof layerFields)[number], number> & {
 
 export type LayerField = (typeof layerFields)[number];
 
-/** The layers of a chain under a configuration. */
-export interface PricedChain {
-  embedding: PricedLayer[];
+/** The layers of a chain under a configuration. What searches ask of them all is worked out once. */
+export class PricedChain {
   /** Which blocks are equal, and the block of each kind. */
-  pattern: BlockPattern;
-  blocks: PricedLayer[];
-  /** The same recomputed whole, where the configuration has layers of that sort beside others. */
-  whole: PricedLayer[] | undefined;
-  head: PricedLayer[];
+  readonly pattern: BlockPattern;
+  /** Sums of passes, once somebody asked for them. */
+  passes: ChainPasses | undefined;
+  #sums: BlockSums | undefined;
+  #wholeSums: BlockSums | undefined;
+  #hot: Readonly<Record<HotField, [BlockSum, BlockSum | undefined]>> | undefined;
+  #moments: Readonly<Record<"workspace" | "recomputed" | "standIns", number>> | undefined;
+
+  /** @param whole blocks recomputed whole, where the configuration has layers of that sort beside others. */
+  constructor(
+    pattern: BlockPattern,
+    readonly embedding: readonly PricedLayer[],
+    readonly blocks: readonly PricedLayer[],
+    readonly whole: readonly PricedLayer[] | undefined,
+    readonly head: readonly PricedLayer[],
+  ) {
+    this.pattern = pattern;
+  }
+
+  /** Sums over ranges of blocks as they are. */
+  get sums(): BlockSums {
+    this.#sums ??= new BlockSums(this.pattern, this.blocks);
+    return this.#sums;
+  }
+
+  /** Sums over ranges of blocks recomputed whole, where some are. */
+  get wholeSums(): BlockSums | undefined {
+    if (this.whole) this.#wholeSums ??= new BlockSums(this.pattern, this.whole);
+    return this.#wholeSums;
+  }
+
+  /** Sums that searches ask for in their inner loops, of blocks as they are and recomputed whole. */
+  get hot(): Readonly<Record<HotField, [BlockSum, BlockSum | undefined]>> {
+    if (!this.#hot) {
+      const both = (field: HotField): [BlockSum, BlockSum | undefined] => [
+        this.sums.of(field),
+        this.wholeSums?.of(field),
+      ];
+      this.#hot = {
+        forward: both("forward"),
+        backward: both("backward"),
+        saved: both("saved"),
+        parameters: both("parameters"),
+        expertParameters: both("expertParameters"),
+      };
+    }
+    return this.#hot;
+  }
+
+  /** Parameters a device that embedding and head share when they sit on one stage. */
+  get tiedParameters(): number {
+    let sum = 0;
+    for (const layer of this.head) sum += layer.tiedParameters;
+    return sum;
+  }
+
+  /** Most bytes that a block holds inside one call, and that its recomputation brings back; what all keep for autograd. */
+  get moments(): Readonly<Record<"workspace" | "recomputed" | "standIns", number>> {
+    if (!this.#moments) {
+      let workspace = 0;
+      let recomputed = 0;
+      const shapes = new Map<string, number>();
+      for (const block of this.whole ? [...this.blocks, ...this.whole] : this.blocks) {
+        workspace = Math.max(workspace, block.workspace);
+        recomputed = Math.max(recomputed, block.recomputed);
+        for (const [shape, bytes] of block.standIns) shapes.set(shape, bytes);
+      }
+      let standIns = 0;
+      for (const bytes of shapes.values()) standIns += bytes;
+      this.#moments = { workspace, recomputed, standIns };
+    }
+    return this.#moments;
+  }
 }
 
-/** Prices every distinct layer of a chain once. */
-export function priceChain(chain: LayerChain, configuration: Configuration, models: CostModels): PricedChain {
-  const groups = groupsOf(configuration);
+type HotField = "forward" | "backward" | "saved" | "parameters" | "expertParameters";
+
+/** What the prices of a chain's layers depend on beside the configuration. */
+type Pricing = Pick<CostModels, "cluster" | "compute" | "communication"> &
+  Pick<CostModels["job"], "dtypes" | "runtime" | "expertCapacity">;
+
+const pricedChains = new WeakMap<LayerChain, { by: Pricing; chains: Map<string, PricedChain> }>();
+
+/** Prices every distinct layer of a chain, once for all configurations that gather nothing for their layers. */
+export function priceChain(
+  chain: LayerChain,
+  configuration: Configuration,
+  models: CostModels,
+  groups = groupsOf(configuration),
+): PricedChain {
+  if (configuration.zero >= 2) return pricedChain(chain, configuration, models, groups);
+  const { cluster, compute, communication, memory, job } = models;
+  const { dtypes, runtime, expertCapacity } = job;
+  const { tensor, context, contextExchange, recompute, recomputeLayers, offload } = configuration;
+  const by: Pricing = { cluster, compute, communication, dtypes, runtime, expertCapacity };
+  let known = pricedChains.get(chain);
+  if (!known || !samePricing(known.by, by)) {
+    known = { by, chains: new Map() };
+    pricedChains.set(chain, known);
+  }
+  const { habits } = memory;
+  const whole = recomputeLayers > 0 && recompute !== "full";
+  const products = keepsProducts(habits, configuration);
+  const key = `${recompute}/${whole}/${offload}/${tensor}/${context}/${contextExchange}/${products}/${habits.fusedWeightGradients}`;
+  let priced = known.chains.get(key);
+  if (!priced) {
+    priced = pricedChain(chain, configuration, models, groups);
+    known.chains.set(key, priced);
+  }
+  return priced;
+}
+
+function samePricing(one: Pricing, other: Pricing): boolean {
+  return (
+    one.cluster === other.cluster &&
+    one.compute === other.compute &&
+    one.communication === other.communication &&
+    one.dtypes === other.dtypes &&
+    one.runtime === other.runtime &&
+    one.expertCapacity === other.expertCapacity
+  );
+}
+
+function pricedChain(
+  chain: LayerChain,
+  configuration: Configuration,
+  models: CostModels,
+  groups: Groups,
+): PricedChain {
   const { recompute, recomputeLayers } = configuration;
   const lossSeconds = models.cluster.microBatchSeconds?.value ?? 0;
   const { habits } = models.memory;
@@ -78,14 +197,16 @@ export function priceChain(chain: LayerChain, configuration: Configuration, mode
   const inner = { fused: habits.fusedWeightGradients, byProducts: keepsProducts(habits, configuration) };
   const priced = (layers: readonly LayerCost[], how: Recompute, place = ends) =>
     layers.map((layer) => priceLayer(layer, how, place, configuration, groups, models));
-  const { pattern, blocks: kinds } = chain;
-  return {
-    embedding: priced(chain.embedding, "none"),
+  const { pattern, blocks } = chain;
+  const head = priced(chain.head, "none");
+  if (lossSeconds > 0 && head[0]) head[0] = withHost(head[0], lossSeconds);
+  return new PricedChain(
     pattern,
-    blocks: priced(kinds, recompute, inner),
-    whole: recomputeLayers > 0 && recompute !== "full" ? priced(kinds, "full", inner) : undefined,
-    head: priced(chain.head, "none").map((layer, i) => (i === 0 ? withHost(layer, lossSeconds) : layer)),
-  };
+    priced(chain.embedding, "none"),
+    priced(blocks, recompute, inner),
+    recomputeLayers > 0 && recompute !== "full" ? priced(blocks, "full", inner) : undefined,
+    head,
+  );
 }
 
 /** A layer that the host holds up in its forward pass, whatever the device does. */

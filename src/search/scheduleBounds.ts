@@ -38,7 +38,12 @@ export interface ChainPasses {
 }
 
 /** Passes of all layers of a configuration: where some are recomputed whole, the time of none and the memory of all. */
-export function chainPasses({ embedding, pattern, blocks, whole, head }: PricedChain): ChainPasses {
+export function chainPasses(chain: PricedChain): ChainPasses {
+  chain.passes ??= sumPasses(chain);
+  return chain.passes;
+}
+
+function sumPasses({ embedding, pattern, blocks, whole, head }: PricedChain): ChainPasses {
   const passOf = (layer: PricedLayer, held = layer): LayerPass => ({
     forward: layer.forward,
     backwardInput: layer.backward - layer.backwardWeight,
@@ -163,15 +168,19 @@ export function scheduleBound(costs: StageCosts, passes: ChainPasses, traits: Sc
   const { layers, total } = passes;
   // Passes of layers that may be recomputed are bounds themselves.
   if (pipeline === 1 && recomputeLayers === 0) return wholeSeconds(costs);
-  const memory = memorySeconds(costs, layers, total.savedBytes);
+  const memory = memorySeconds(costs, layers, total.savedBytes, (i) => layers[i]!.savedBytes);
   return Math.max(timeBound(costs, passes, traits), memory) + leastUpdateSeconds(costs);
 }
 
-/** Seconds in which the ranks' room holds the activations of all micro-batches; Infinity where not those of one. */
+/**
+ * Seconds in which the ranks' room holds the activations of all micro-batches; Infinity where not those of one.
+ * @param savedOf bytes of each layer, `savedBytes` together.
+ */
 function memorySeconds(
   costs: StageCosts,
-  layers: readonly Pick<LayerPass, "forward" | "backwardInput" | "savedBytes">[],
+  layers: readonly Pick<LayerPass, "forward" | "backwardInput">[],
   savedBytes: number,
+  savedOf: (layer: number) => number,
 ): number {
   const room = activationRoom(costs);
   if (room < savedBytes) return Number.POSITIVE_INFINITY;
@@ -180,7 +189,7 @@ function memorySeconds(
   for (let i = layers.length - 1; i >= 0; i--) {
     const layer = layers[i]!;
     rest += layer.forward + layer.backwardInput;
-    byteSeconds += layer.savedBytes * rest;
+    byteSeconds += savedOf(i) * rest;
   }
   return room > 0 ? (costs.configuration.microBatches * byteSeconds) / room : 0;
 }
@@ -208,6 +217,7 @@ export function familyBound(
     (kind, i) => (repeated[i]?.forward ?? 0) + (repeated[i]?.backward ?? 0) - kind.forward - kind.backward,
   );
   const each = Math.max(0, Math.min(...repeats));
+  const saved = new Float64Array(base.layers.length);
   let bound = Number.POSITIVE_INFINITY;
   for (let part = 0; part < familyParts; part++) {
     const extra = (part / familyParts) * blocks * each;
@@ -218,14 +228,15 @@ export function familyBound(
     };
     let left = Math.ceil(((part + 1) / familyParts) * blocks);
     let savedBytes = 0;
-    const layers = base.layers.map((layer, i) => {
+    for (let i = 0; i < saved.length; i++) {
+      const own = base.layers[i]!.savedBytes;
       const relieved = whole.layers[i]!.savedBytes;
-      const saved = relieved < layer.savedBytes && left-- > 0 ? relieved : layer.savedBytes;
-      savedBytes += saved;
-      return { ...layer, savedBytes: saved };
-    });
+      saved[i] = relieved < own && left-- > 0 ? relieved : own;
+      savedBytes += saved[i]!;
+    }
     const time = timeBound(costs, { ...base, total: slower }, traits);
-    bound = Math.min(bound, Math.max(time, memorySeconds(costs, layers, savedBytes)));
+    const memory = memorySeconds(costs, base.layers, savedBytes, (i) => saved[i]!);
+    bound = Math.min(bound, Math.max(time, memory));
   }
   return bound + leastUpdateSeconds(costs);
 }

@@ -36,6 +36,9 @@ interface Bounded {
   reliefs: boolean;
 }
 
+/** Options that are kept until somebody looks at them: more than are ever timed. */
+const mostOptions = 1024;
+
 /** Schedules that run no backward in halves. */
 const wholeBackwards: ReadonlySet<string> = new Set([
   "1f1b",
@@ -83,12 +86,10 @@ export class ScheduleOptions {
   /** Shapes with what they take at least under any of the schedules, the least first. */
   shapes(): { shape: Shape; least: number }[] {
     const { models } = this.#pool;
-    const known = new Map<Shape["chain"], ChainPasses>();
     return this.#pool.shapes
       .map((shape) => {
         const { configuration, chain, transferSeconds } = shape;
-        const passes = known.get(chain) ?? chainPasses(priceChain(chain, configuration, models));
-        known.set(chain, passes);
+        const passes = chainPasses(priceChain(chain, configuration, models));
         return { shape, least: timeBound({ configuration, transferSeconds }, passes, this.#traits) };
       })
       .sort((a, b) => a.least - b.least);
@@ -136,7 +137,7 @@ export class ScheduleOptions {
     const pool = this.#pool;
     const { chain } = root;
     const lightest = pool.price({ configuration: pool.space.lightest(root.configuration), chain });
-    const room = scheduleBound(lightest.costs, this.#passesOf(lightest), this.#traits);
+    const room = scheduleBound(lightest.costs, chainPasses(lightest.costs.chain), this.#traits);
     if (room === Number.POSITIVE_INFINITY) return;
     const found = this.#consider(root, this.#choices(root), cutoff);
     if (!found) return;
@@ -150,8 +151,8 @@ export class ScheduleOptions {
         if (relief.offload !== candidate.configuration.offload) {
           if (candidate === root) offloads.push(relief);
         } else if (relief.recomputeLayers > candidate.configuration.recomputeLayers) {
-          this.#considerFamily(candidate, relief, cutoff);
-          this.#openLayers(candidate, relief, left, cutoff);
+          const least = this.#considerFamily(candidate, relief, cutoff);
+          if (least < cutoff) this.#openLayers(candidate, relief, left, cutoff);
         } else {
           const next = pool.price({ configuration: relief, chain });
           const after = this.#consider(next, left, cutoff);
@@ -182,7 +183,7 @@ export class ScheduleOptions {
   ): { left: ScheduleChoice[]; tight: boolean } | undefined {
     const { configuration, costs } = candidate;
     if (choices.length === 0) return undefined;
-    const passes = this.#passesOf(candidate);
+    const passes = chainPasses(candidate.costs.chain);
     const timed = timeBound(costs, passes, this.#traits) + leastUpdateSeconds(costs);
     const least = scheduleBound(costs, passes, this.#traits);
     if (Math.min(timed, least) >= cutoff) return undefined;
@@ -201,12 +202,16 @@ export class ScheduleOptions {
   #open(candidate: Candidate, choice: ScheduleChoice, least: number, cutoff: number): boolean {
     const { configuration, costs } = candidate;
     const { name, chunks } = choice;
-    const passes = this.#passesOf(candidate);
+    const passes = chainPasses(candidate.costs.chain);
     if (least === Number.POSITIVE_INFINITY) return false;
     if (excessSavedBytes(costs, passes, name, chunks) > 0) return false;
     const both = isBidirectional(name, configuration.pipeline);
     const estimate = Math.max(least, estimateSeconds(costs, passes, name, chunks, both));
     if (estimate < cutoff) this.#fresh.push({ candidate, choice, estimate });
+    // Where something fits already, nobody looks at more than the most promising.
+    if (cutoff < Number.POSITIVE_INFINITY && this.#fresh.length > 2 * mostOptions) {
+      this.#fresh.sort((a, b) => a.estimate - b.estimate).length = mostOptions;
+    }
     return true;
   }
 
@@ -219,8 +224,8 @@ export class ScheduleOptions {
   ): void {
     const { chain, costs } = candidate;
     const whole = this.#pool.price({ configuration: { ...family, recomputeLayers: 1 }, chain });
-    const base = this.#passesOf(candidate);
-    const savedEach = (base.total.savedBytes - this.#passesOf(whole).total.savedBytes) / base.blocks;
+    const base = chainPasses(candidate.costs.chain);
+    const savedEach = (base.total.savedBytes - chainPasses(whole.costs.chain).total.savedBytes) / base.blocks;
     if (savedEach <= 0) return;
     const known = new Map<number, Candidate>();
     for (const choice of choices) {
@@ -240,18 +245,25 @@ export class ScheduleOptions {
     }
   }
 
-  /** Bounds a candidate with some number of layers recomputed whole, for all such numbers. */
-  #considerFamily(base: Candidate, configuration: Configuration, cutoff: number): void {
+  /** Bounds a candidate with some number of layers recomputed whole, for all such numbers. @returns the bound. */
+  #considerFamily(base: Candidate, configuration: Configuration, cutoff: number): number {
     const candidate = this.#pool.price({ configuration, chain: base.chain });
     const { costs } = candidate;
-    const least = familyBound(costs, this.#passesOf(base), this.#passesOf(candidate), this.#traits);
+    const least = familyBound(
+      costs,
+      chainPasses(base.costs.chain),
+      chainPasses(candidate.costs.chain),
+      this.#traits,
+    );
     if (least < cutoff) this.#keep(candidate, least, false);
+    return least;
   }
 
   /** Bounds what recomputes parts of a candidate by time alone. @returns the bound. */
   #keepRelaxed(candidate: Candidate, cutoff: number): number {
     const { costs } = candidate;
-    const least = timeBound(costs, this.#passesOf(candidate), this.#traits) + leastUpdateSeconds(costs);
+    const least =
+      timeBound(costs, chainPasses(candidate.costs.chain), this.#traits) + leastUpdateSeconds(costs);
     if (least < cutoff) this.#keep(candidate, least, true);
     return least;
   }
@@ -270,15 +282,9 @@ export class ScheduleOptions {
       if (!run) continue;
       const costs = costsUnder(candidate, run, this.#pool.models);
       if (costs.layout.copies > 1) return 0;
-      bound = Math.min(bound, cutBound(costs, this.#passesOf(candidate), run.schedule, !reliefs));
+      bound = Math.min(bound, cutBound(costs, chainPasses(candidate.costs.chain), run.schedule, !reliefs));
     }
     return bound;
-  }
-
-  /** Sums of a candidate's chain, worked out once. */
-  #passesOf(candidate: Candidate): ChainPasses {
-    candidate.passes ??= chainPasses(candidate.costs.chain);
-    return candidate.passes;
   }
 }
 
@@ -302,7 +308,7 @@ function withRepeats(base: ChainPasses, { chain }: StageCosts, share: number): C
 function undominated(candidates: readonly Candidate[]): Candidate[] {
   const facts = candidates.map(({ costs }) => {
     const { seconds, leastStageBytes } = costs.wholeModel();
-    return [seconds, leastUpdateSeconds(costs), leastStageBytes, costs.workspaceBytes] as const;
+    return [seconds, leastUpdateSeconds(costs), leastStageBytes, costs.chain.moments.workspace] as const;
   });
   return candidates.filter(
     (_, i) =>

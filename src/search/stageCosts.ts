@@ -6,7 +6,7 @@ import {
   type StateSharding,
   stateBytes,
 } from "../cost/memory.js";
-import { type BlockSum, BlockSums } from "./blockSums.js";
+import type { BlockSum } from "./blockSums.js";
 import type { Configuration, CostModels, LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
 import { onePerRank, type StageLayout } from "./layout.js";
@@ -42,8 +42,6 @@ export interface StageFootprint extends StageContents {
 /** Sums of embedding and head on the stage that holds them; `weights` with those that are tied. */
 type EndSums = Record<LayerField, number>;
 
-type HotField = "forward" | "backward" | "saved" | "parameters" | "expertParameters";
-
 /**
  * Cost of any contiguous range of block layers as any stage of a layout, in constant time through prefix sums. It is
  * the one place that turns layer costs into stage costs: search, estimate and checker use it.
@@ -56,25 +54,13 @@ export class StageCosts {
   readonly chain: PricedChain;
   readonly #sharding: StateSharding;
   readonly #models: CostModels;
-  /** Parameters a device that embedding and head share when they sit on one stage. */
-  readonly #tiedParameters: number;
   /** Exposed seconds of a transfer between stages i and i + 1, either way. */
   readonly #transferSeconds: Float64Array;
   readonly #tiedSeconds: number;
-  readonly #recomputedBytes: number;
-  /** Bytes that blocks keep for autograd in place of weight gradients. */
-  readonly #standInBytes: number;
-  /** Most bytes that blocks hold inside one call. */
-  readonly workspaceBytes: number;
-  readonly #endCache: (EndSums | undefined)[] = [];
-  readonly #extraCache: (EndExtra | undefined)[] = [];
-  /** Sums that searches ask for in their inner loops, of blocks as they are and recomputed whole. */
-  readonly #hot: Readonly<Record<HotField, [BlockSum, BlockSum | undefined]>>;
+  #endCache: (EndSums | undefined)[] | undefined;
+  #extraCache: (EndExtra | undefined)[] | undefined;
   /** Bytes of state that a device holds for each of its parameters. */
   readonly #bytesEach: { dense: number; expert: number };
-  readonly #sums: BlockSums;
-  /** Of blocks recomputed whole, where some are. */
-  readonly #wholeSums: BlockSums | undefined;
 
   /** @param layout by default one stage a rank. */
   constructor(
@@ -87,7 +73,7 @@ export class StageCosts {
     this.configuration = configuration;
     this.layout = layout;
     this.update = new UpdateCosts(configuration, models, groups);
-    this.chain = priceChain(chain, configuration, models);
+    this.chain = priceChain(chain, configuration, models, groups);
     this.#models = models;
     this.layerCount = chain.pattern.length;
     const { zero, offload, tensor, data, context } = configuration;
@@ -99,50 +85,36 @@ export class StageCosts {
     };
     const { communication, cluster, job } = models;
     const { rankOfStage } = layout;
-    const { pattern, blocks, whole, embedding, head } = this.chain;
-    this.#sums = new BlockSums(pattern, blocks);
-    this.#wholeSums = whole && new BlockSums(pattern, whole);
-    const hot = (field: HotField): [BlockSum, BlockSum | undefined] => [
-      this.#sums.of(field),
-      this.#wholeSums?.of(field),
-    ];
-    this.#hot = {
-      forward: hot("forward"),
-      backward: hot("backward"),
-      saved: hot("saved"),
-      parameters: hot("parameters"),
-      expertParameters: hot("expertParameters"),
-    };
+    const { blocks, embedding, tiedParameters } = this.chain;
     this.#bytesEach = models.memory.bytesEach(this.#sharding);
     const bytes = (blocks[0] ?? embedding[0])?.outputBytes ?? 0;
     const exposed = 1 - cluster.overlap.pipelineTransfer.value;
     const width = tensor * context * data;
-    const byDistance = new Map([[0, 0]]);
-    this.#transferSeconds = Float64Array.from(rankOfStage.slice(1), (rank, i) => {
-      const distance = Math.abs(rank - rankOfStage[i]!);
-      const known = byDistance.get(distance);
-      if (known !== undefined) return known;
-      const seconds = exposed * communication.transferSeconds(bytes, distance * width);
-      byDistance.set(distance, seconds);
-      return seconds;
-    });
-    this.#tiedParameters = head.reduce((sum, layer) => sum + layer.tiedParameters, 0);
-    const tiedBytes = this.#tiedParameters * stateBytes(job).gradient;
+    this.#transferSeconds = new Float64Array(rankOfStage.length - 1);
+    // Neighbouring stages are one or two distances apart, whatever the layout.
+    let lastDistance = 0;
+    let lastSeconds = 0;
+    for (let i = 0; i + 1 < rankOfStage.length; i++) {
+      const distance = Math.abs(rankOfStage[i + 1]! - rankOfStage[i]!);
+      if (distance !== lastDistance) {
+        lastDistance = distance;
+        lastSeconds = distance === 0 ? 0 : exposed * communication.transferSeconds(bytes, distance * width);
+      }
+      this.#transferSeconds[i] = lastSeconds;
+    }
     const between = Math.abs(rankOfStage.at(-1)! - rankOfStage[0]!);
     this.#tiedSeconds =
-      between > 0
-        ? communication.collectiveSeconds("allReduce", tiedBytes, { size: 2, stride: width * between })
+      between > 0 && tiedParameters > 0
+        ? communication.collectiveSeconds("allReduce", tiedParameters * stateBytes(job).gradient, {
+            size: 2,
+            stride: width * between,
+          })
         : 0;
-    const kinds = [...blocks, ...(whole ?? [])];
-    this.#recomputedBytes = Math.max(0, ...kinds.map((block) => block.recomputed));
-    this.workspaceBytes = Math.max(0, ...kinds.map((block) => block.workspace));
-    const standIns = new Map(kinds.flatMap((block) => [...block.standIns]));
-    this.#standInBytes = [...standIns.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
 
   /** Seconds of one micro-batch, forward and backward with transfers: `seconds` in one number. */
   passSeconds(stage: number, start: number, end: number): number {
-    const { forward, backward } = this.#hot;
+    const { forward, backward } = this.chain.hot;
     const ends = this.#endSums(stage);
     const blocks =
       this.#part(forward[0], forward[1], start, end) + this.#part(backward[0], backward[1], start, end);
@@ -196,7 +168,7 @@ export class StageCosts {
   parameters(stage: number, start: number, end: number): HeldParameters {
     const ends = this.#endSums(stage);
     // Two stages are two modules with a copy each, even on one rank.
-    const tied = this.layout.rankOfStage.length === 1 ? this.#tiedParameters : 0;
+    const tied = this.layout.rankOfStage.length === 1 ? this.chain.tiedParameters : 0;
     return {
       dense: this.#range("parameters", start, end) + ends.parameters - tied,
       expert: this.#range("expertParameters", start, end) + ends.expertParameters,
@@ -257,9 +229,9 @@ export class StageCosts {
   /** `reserved` of `memory`, in one number: searches ask for it most of all. */
   reservedBytes(stage: number, start: number, end: number): number {
     const { pipeline, microBatches } = this.configuration;
-    const { saved, parameters, expertParameters } = this.#hot;
+    const { saved, parameters, expertParameters } = this.chain.hot;
     const ends = this.#endSums(stage);
-    const tied = this.layout.rankOfStage.length === 1 ? this.#tiedParameters : 0;
+    const tied = this.layout.rankOfStage.length === 1 ? this.chain.tiedParameters : 0;
     const dense = this.#part(parameters[0], parameters[1], start, end) + ends.parameters - tied;
     const expert = this.#part(expertParameters[0], expertParameters[1], start, end) + ends.expertParameters;
     const activations = this.#part(saved[0], saved[1], start, end) + ends.saved;
@@ -332,15 +304,18 @@ export class StageCosts {
   /** Parameters of all stages together on one device of each; embedding and head have a copy each. */
   get wholeParameters(): HeldParameters {
     const { embedding, head } = this.chain;
-    let dense = this.#sums.of("parameters").range(0, this.layerCount);
-    let expert = this.#sums.of("expertParameters").range(0, this.layerCount);
+    let dense = this.chain.sums.of("parameters").range(0, this.layerCount);
+    let expert = this.chain.sums.of("expertParameters").range(0, this.layerCount);
     for (const list of [embedding, head]) {
       for (const layer of list) {
         dense += layer.parameters;
         expert += layer.expertParameters;
       }
     }
-    return { dense: this.layout.rankOfStage.length === 1 ? dense - this.#tiedParameters : dense, expert };
+    return {
+      dense: this.layout.rankOfStage.length === 1 ? dense - this.chain.tiedParameters : dense,
+      expert,
+    };
   }
 
   /** Most bytes that a device may hand out beside the context. */
@@ -354,7 +329,7 @@ export class StageCosts {
 
   /** Sum of a field over the blocks [start, end) of one stage, the first of them recomputed whole. */
   #range(field: LayerField, start: number, end: number): number {
-    return this.#part(this.#sums.of(field), this.#wholeSums?.of(field), start, end);
+    return this.#part(this.chain.sums.of(field), this.chain.wholeSums?.of(field), start, end);
   }
 
   #part(sum: BlockSum, whole: BlockSum | undefined, start: number, end: number): number {
@@ -363,7 +338,7 @@ export class StageCosts {
     return whole.range(start, middle) + sum.range(middle, end);
   }
 
-  #ends(stage: number): PricedLayer[] {
+  #ends(stage: number): readonly PricedLayer[] {
     const embedding = stage === 0 ? this.chain.embedding : [];
     return stage === this.layout.rankOfStage.length - 1 ? [...embedding, ...this.chain.head] : embedding;
   }
@@ -372,6 +347,7 @@ export class StageCosts {
   #endSums(stage: number): EndSums {
     const last = this.layout.rankOfStage.length - 1;
     const place = stage === 0 ? 0 : stage === last ? 2 : 1;
+    this.#endCache ??= [];
     const known = this.#endCache[place];
     if (known) return known;
     const ends = this.#ends(stage);
@@ -387,10 +363,11 @@ export class StageCosts {
   #endExtra(stage: number): EndExtra {
     const last = this.layout.rankOfStage.length - 1;
     const place = stage === 0 ? 0 : stage === last ? 2 : 1;
+    this.#extraCache ??= [];
     this.#extraCache[place] ??= endExtra(
       stage === 0 ? this.chain.embedding : [],
       stage === last ? this.chain.head : [],
-      { workspace: this.workspaceBytes, recomputed: this.#recomputedBytes, standIns: this.#standInBytes },
+      this.chain.moments,
     );
     return this.#extraCache[place];
   }
