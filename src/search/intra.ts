@@ -17,7 +17,7 @@ import {
   type LayerProblemInput,
   sameUse,
   useSeconds,
-  weightGradientSeconds,
+  withMicroBatches,
 } from "./intraProblem.js";
 import type { Splits } from "./knownShardings.js";
 import type { Strategy, Use } from "./strategies.js";
@@ -73,16 +73,21 @@ export interface LayerCost {
 
 /**
  * Solves one layer to proven optimality and prices the answer.
+ * @param built its problem, for this or another number of micro-batches.
  * @throws MpoptError E_INFEASIBLE when an operator cannot be divided, E_SOLVER when no optimum was proven.
  */
-export async function solveLayer(input: LayerProblemInput, signal?: AbortSignal): Promise<LayerCost> {
-  const built = buildLayerProblem(input);
-  const exact = eliminate(built.problem);
+export async function solveLayer(
+  input: LayerProblemInput,
+  signal?: AbortSignal,
+  built = buildLayerProblem(input),
+): Promise<LayerCost> {
+  const problem = withMicroBatches(built, input.microBatches);
+  const exact = eliminate(problem);
   if (exact && Number.isFinite(exact.objective)) {
     const strategies = input.operators.map((_, i) => built.strategies[i]![exact.assignment[i]!]!);
     return priceLayer(input, built, strategies, exact.objective, exact.objective);
   }
-  const solution = await solve(built.problem, { seconds: 30, signal });
+  const solution = await solve(problem, { seconds: 30, signal });
   if (solution.status === "infeasible") {
     throw new MpoptError(
       "E_INFEASIBLE",
@@ -183,11 +188,12 @@ export function priceLayer(
   const expertSeconds = { forward: 0, backward: 0 };
   for (const [i, operator] of operators.entries()) {
     const strategy = strategies[i]!;
-    const seconds = built.seconds[i]![built.strategies[i]!.indexOf(strategy)]!;
+    const at = built.strategies[i]!.indexOf(strategy);
+    const seconds = built.seconds[i]![at]!;
     forwardSeconds += seconds.forward;
     backwardSeconds += seconds.backward;
     backwardWeightSeconds += seconds.backwardWeight;
-    weightGradients += weightGradientSeconds(operator, strategy, { ...input, microBatches: 1 });
+    weightGradients += built.weightSeconds[i]![at]!;
     if (operator.kind === "attention") attentionSeconds += seconds.forward;
     addSeconds(calls, localCallCount(operator, strategy.split, group.size, context));
     const held = localParameters(operator, strategy, input);

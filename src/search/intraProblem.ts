@@ -60,6 +60,10 @@ export interface LayerProblem {
   strategies: Strategy[][];
   /** Times of each operator's strategies. */
   seconds: OperatorSeconds[][];
+  /** Seconds once a step of each operator's strategies, for weight gradients that are partial sums. */
+  weightSeconds: number[][];
+  /** Micro-batches of a step that the problem's costs are for. */
+  microBatches: number;
   /** One entry a resharding that a choice may cause. */
   tensors: TensorFlow[];
 }
@@ -152,6 +156,10 @@ export function chosenLayer(input: LayerProblemInput, chosen: Splits): LayerProb
     problem: { nodes: [], edges: [] },
     strategies: operators.map((operator, i) => [strategyOf(operator, chosen[i]!)]),
     seconds: operators.map((operator, i) => [operatorSeconds(operator, chosen[i]!, group.size, context)]),
+    weightSeconds: operators.map((operator, i) => [
+      weightGradientSeconds(operator, strategyOf(operator, chosen[i]!), input),
+    ]),
+    microBatches: input.microBatches,
     tensors: tensorFlows(operators, context),
   };
 }
@@ -171,6 +179,7 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
   const { operators, context, group, sequenceParallel } = input;
   const strategies: Strategy[][] = [];
   const seconds: OperatorSeconds[][] = [];
+  const weightSeconds: number[][] = [];
   const nodes: ProblemNode[] = [];
   for (const operator of operators) {
     const found = allowedStrategies(operator, input);
@@ -181,10 +190,11 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
       );
     }
     const times = found.map((each) => operatorSeconds(operator, each.split, group.size, context));
-    const costs = found.map((each, s) => {
-      const weights = weightGradientSeconds(operator, each, input);
-      return times[s]!.forward + times[s]!.backward + weights;
-    });
+    const weights = found.map((each) => weightGradientSeconds(operator, each, input));
+    const costs = times.map(
+      ({ forward, backward }, s) => forward + backward + weights[s]! / input.microBatches,
+    );
+    weightSeconds.push(weights);
     strategies.push(found);
     seconds.push(times);
     nodes.push({ costs, usages: found.map(() => 0) });
@@ -193,7 +203,14 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
   const tensors = tensorFlows(operators, context);
   const edges: ProblemEdge[] = [];
   for (const flow of tensors) addFlow(flow);
-  return { problem: { nodes, edges }, strategies, seconds, tensors };
+  return {
+    problem: { nodes, edges },
+    strategies,
+    seconds,
+    weightSeconds,
+    microBatches: input.microBatches,
+    tensors,
+  };
 
   function addFlow(flow: TensorFlow): void {
     const boundary = boundaryPlacement(flow.tensor, sequenceParallel);
@@ -250,12 +267,23 @@ export function buildLayerProblem(input: LayerProblemInput): LayerProblem {
   }
 }
 
-/** Seconds a micro-batch for reducing weight gradients that the split leaves as partial sums. */
-export function weightGradientSeconds(
-  operator: Operator,
-  strategy: Strategy,
-  input: LayerProblemInput,
-): number {
+/** The problem for another number of micro-batches, which share the reduction of weight gradients. */
+export function withMicroBatches(
+  { problem, weightSeconds, microBatches: before }: LayerProblem,
+  microBatches: number,
+): Problem {
+  if (microBatches === before) return problem;
+  const change = 1 / microBatches - 1 / before;
+  const nodes = problem.nodes.map((node, i) => {
+    const weights = weightSeconds[i];
+    if (!weights?.some((seconds) => seconds > 0)) return node;
+    return { ...node, costs: node.costs.map((cost, s) => cost + change * weights[s]!) };
+  });
+  return { nodes, edges: problem.edges };
+}
+
+/** Seconds once a step for reducing weight gradients that the split leaves as partial sums. */
+function weightGradientSeconds(operator: Operator, strategy: Strategy, input: LayerProblemInput): number {
   let seconds = 0;
   for (const [i, operand] of operator.inputs.entries()) {
     const tensor = input.context.tensors.get(operand.tensor)!;
@@ -267,7 +295,7 @@ export function weightGradientSeconds(
     const bytes = bytesOf(tensor, input.context);
     seconds += input.communication.collectiveSeconds("allReduce", bytes, input.group);
   }
-  return seconds / input.microBatches;
+  return seconds;
 }
 
 /** Every set of uses that some choice of the readers' strategies needs, each set without repetition. */

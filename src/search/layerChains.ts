@@ -14,7 +14,7 @@ import { describeRuntime } from "../runtimes/index.js";
 import { type Configuration, type CostModels, chainOf, type LayerChain } from "./configuration.js";
 import { groupsOf } from "./groups.js";
 import { type LayerCost, priceChosen, solveLayer } from "./intra.js";
-import type { LayerProblemInput } from "./intraProblem.js";
+import type { LayerProblem, LayerProblemInput } from "./intraProblem.js";
 import { KnownShardings } from "./knownShardings.js";
 import { SolvedLayer } from "./solvedLayers.js";
 
@@ -168,7 +168,9 @@ export class LayerChains {
         this.#solved.set(`${block}/${shape}`, known);
         costs.set(
           block,
-          await known.cost(inputOf(operators), place, ends, (input) => this.#price(block, shape, input)),
+          await known.cost(inputOf(operators), place, ends, (input, problem) =>
+            this.#price(block, shape, input, problem),
+          ),
         );
       }
     } catch (error) {
@@ -199,13 +201,18 @@ export class LayerChains {
   }
 
   /** A layer from shardings that are known, or solved. */
-  async #price(block: string, shape: string, input: LayerProblemInput): Promise<LayerCost> {
+  async #price(
+    block: string,
+    shape: string,
+    input: LayerProblemInput,
+    problem: () => LayerProblem,
+  ): Promise<LayerCost> {
     const { sequence, dtypes } = this.#models.job;
     // Chains of one search share a job; what is known from others need not.
     const key = `${shape}/${input.microBatches}/${sequence}/${JSON.stringify(dtypes)}`;
     const chosen = this.#known.get(this.#model, block, key);
     if (chosen) return priceChosen(input, chosen);
-    const cost = await solveLayer(input, this.#signal);
+    const cost = await solveLayer(input, this.#signal, problem());
     const splits = cost.strategies.map((strategy) => strategy.split);
     this.#known.set(this.#model, block, key, splits);
     return cost;

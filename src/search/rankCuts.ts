@@ -19,13 +19,23 @@ export function leastLayers(stage: number, stages: number): number {
  */
 export function balancedCut(costs: StageCosts, schedule: PreparedSchedule): number[] | undefined {
   const uniform = isUniform(costs);
-  const counts = evenCounts(costs, schedule, uniform);
+  const fits = (boundaries: readonly number[]) => excessBytes(costs, boundaries, schedule.holdings) <= 0;
+  if (uniform) {
+    // What fits in the end had room all the way.
+    const free = evenCounts(costs, schedule, uniform, false);
+    const boundaries = free && boundariesOf(free);
+    if (!boundaries || fits(boundaries)) return boundaries;
+  }
+  const counts = evenCounts(costs, schedule, uniform, true);
   if (!counts) return undefined;
+  const boundaries = boundariesOf(counts);
+  return uniform && fits(boundaries) ? boundaries : evenOut(costs, schedule, boundaries);
+}
+
+function boundariesOf(counts: readonly number[]): number[] {
   const boundaries = [0];
   for (const count of counts) boundaries.push(boundaries.at(-1)! + count);
-  const fits = excessBytes(costs, boundaries, schedule.holdings) <= 0;
-  if (fits && uniform) return boundaries;
-  return evenOut(costs, schedule, boundaries);
+  return boundaries;
 }
 
 /** Whether all block layers take the same time and memory. */
@@ -44,9 +54,14 @@ function isUniform(costs: StageCosts): boolean {
 
 /**
  * Number of layers of each stage, layers taken as equal: one after the other goes to the stage whose ranks have the
- * least work and room left.
+ * least work and, where that is asked for, room left.
  */
-function evenCounts(costs: StageCosts, schedule: PreparedSchedule, uniform: boolean): number[] | undefined {
+function evenCounts(
+  costs: StageCosts,
+  schedule: PreparedSchedule,
+  uniform: boolean,
+  withRoom: boolean,
+): number[] | undefined {
   const { layerCount: layers, layout } = costs;
   const stages = layout.rankOfStage.length;
   if (stages === 1) return [layers];
@@ -68,7 +83,7 @@ function evenCounts(costs: StageCosts, schedule: PreparedSchedule, uniform: bool
       const stage = emptiest(counts, full, ranksOf, load, each);
       if (stage < 0) return uniform ? undefined : spread(counts, left);
       counts[stage]!++;
-      if (fitsEvenly(costs, schedule, counts, ranksOf[stage]!)) {
+      if (!withRoom || fitsEvenly(costs, schedule, counts, ranksOf[stage]!)) {
         for (const { rank, share } of ranksOf[stage]!) load[rank]! += share * each;
         break;
       }

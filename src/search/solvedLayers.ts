@@ -1,15 +1,17 @@
 import { type LayerCost, priceElsewhere } from "./intra.js";
-import type { LayerProblemInput } from "./intraProblem.js";
+import { buildLayerProblem, type LayerProblem, type LayerProblemInput } from "./intraProblem.js";
 
 /** A layer that was solved for some number of micro-batches, and its prices elsewhere. */
 interface Solved {
   microBatches: number;
-  input: LayerProblemInput;
   cost: LayerCost;
   splits: string;
   /** The same shardings with experts over other devices, or keys exchanged another way. */
   elsewhere: Map<string, LayerCost>;
 }
+
+/** Finds and prices the shardings of a layer; the problem is built where it is asked for. */
+type Solve = (input: LayerProblemInput, problem: () => LayerProblem) => Promise<LayerCost>;
 
 /**
  * What is known of one layer under one shape. Its objective is linear in the share 1 / m that each of m micro-batches
@@ -18,6 +20,9 @@ interface Solved {
  */
 export class SolvedLayer {
   readonly #solved: Solved[] = [];
+  /** Where the layer was first asked for: it is solved there for all places. */
+  #first: { input: LayerProblemInput; place: string } | undefined;
+  #problem: LayerProblem | undefined;
 
   /**
    * The cost of the layer, solved only where what is known leaves its shardings open.
@@ -28,16 +33,17 @@ export class SolvedLayer {
     input: LayerProblemInput,
     place: string,
     ends: readonly number[],
-    solve: (input: LayerProblemInput) => Promise<LayerCost>,
+    solve: Solve,
   ): Promise<LayerCost> {
-    const { microBatches } = input;
+    this.#first ??= { input, place };
     if (this.#solved.length === 0) {
-      for (const end of ends) await this.#solve({ ...input, microBatches: end }, place, solve);
+      for (const end of ends) await this.#solve(this.#first, end, solve);
     }
-    const solved = this.#find(microBatches) ?? (await this.#solve(input, place, solve));
+    const solved =
+      this.#find(input.microBatches) ?? (await this.#solve(this.#first, input.microBatches, solve));
     let cost = solved.elsewhere.get(place);
     if (!cost) {
-      cost = priceElsewhere(solved.cost, solved.input, input);
+      cost = priceElsewhere(solved.cost, this.#first.input, input);
       solved.elsewhere.set(place, cost);
     }
     return cost;
@@ -57,18 +63,20 @@ export class SolvedLayer {
   }
 
   async #solve(
-    input: LayerProblemInput,
-    place: string,
-    solve: (input: LayerProblemInput) => Promise<LayerCost>,
+    { input, place }: { input: LayerProblemInput; place: string },
+    microBatches: number,
+    solve: Solve,
   ): Promise<Solved> {
-    const found = await solve(input);
+    const found = await solve({ ...input, microBatches }, () => {
+      this.#problem ??= buildLayerProblem({ ...input, microBatches });
+      return this.#problem;
+    });
     const splits = found.strategies.map(({ split }) => split ?? "").join();
     // Equal shardings are one cost, so that whatever is priced from it is shared.
     const same = this.#solved.find((each) => each.splits === splits);
-    const { microBatches } = input;
     const solved = same
       ? { ...same, microBatches }
-      : { microBatches, input, cost: found, splits, elsewhere: new Map([[place, found]]) };
+      : { microBatches, cost: found, splits, elsewhere: new Map([[place, found]]) };
     this.#solved.push(solved);
     return solved;
   }
