@@ -1,4 +1,6 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
+import { accelerate } from "./accelerate.js";
+import { deepspeed } from "./deepspeed.js";
 import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
 import { megatron } from "./megatron.js";
 import { torch } from "./torch.js";
@@ -12,6 +14,8 @@ export { applyPlanPath } from "./torch.js";
 export const exporters: Readonly<Record<string, Exporter>> = {
   megatron,
   torch,
+  deepspeed,
+  accelerate,
 };
 
 /**

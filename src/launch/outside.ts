@@ -51,6 +51,11 @@ function outsideDegrees(plan: Plan, runtime: RuntimeDescription, launcher: strin
   if (pipeline > 1 && !runtime.pipeline) {
     lost.push(`Layers are divided into ${plan.stages.length} stages, but ${launcher} has no pipeline.`);
   }
+  if (runtime.divides?.(division) === false) {
+    lost.push(
+      `Devices are divided into tensor ${tensor}, pipeline ${pipeline} and data ${division.data}, which ${launcher} does not combine.`,
+    );
+  }
   if (tensor > 1 && !runtime.sequenceParallel.includes(sequenceParallel)) {
     lost.push(
       sequenceParallel

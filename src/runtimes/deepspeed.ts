@@ -1,8 +1,9 @@
 import type { RuntimeDescription } from "./runtime.js";
 
 /**
- * DeepSpeed: `PipelineModule` runs 1F1B and goes with ZeRO-0 and 1; without stages all of ZeRO. AutoTP splits layers
- * without dividing sequences.
+ * DeepSpeed. `PipelineModule` runs 1F1B (`TrainSchedule` of deepspeed/runtime/pipe/schedule.py) and goes with ZeRO-0 and 1
+ * (`PipelineEngine.__init__`); its layers are split over tensor ranks only where they do so themselves. Without stages
+ * AutoTP splits layers (`_apply_autotp_partitioning` of deepspeed/runtime/engine.py), without dividing sequences.
  */
 export const deepspeed: RuntimeDescription = {
   name: "deepspeed",
@@ -16,7 +17,16 @@ export const deepspeed: RuntimeDescription = {
   hybrid: false,
   recompute: ["none", "full"],
   besideWholeLayers: [],
-  offload: ["none"],
+  offload: ["none", "optimizer"],
+  divides: ({ tensor, pipeline }) => tensor === 1 || pipeline === 1,
   splitsExperts: () => false,
-  shards: ({ pipeline, zero }) => zero < 2 || pipeline === 1,
+
+  /**
+   * Without stages and ZeRO, gradients are summed in the parameters' type alone (`_do_optimizer_sanity_check` of
+   * deepspeed/runtime/engine.py): that is left to who asks for it.
+   */
+  shards: ({ pipeline, zero }) => (pipeline === 1 ? zero > 0 : zero < 2),
+
+  /** ZeRO-Offload: Adam on the host, over a sharded state (`offload_optimizer`). */
+  offloads: ({ zero, pipeline }, optimizer) => optimizer === "adam" && zero > 0 && pipeline === 1,
 };

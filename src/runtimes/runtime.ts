@@ -57,6 +57,8 @@ export interface RuntimeDescription {
   offload: readonly Offload[];
   /** Operators are split over tensor ranks in any way, not only as launchers do it. */
   freeShardings?: boolean;
+  /** Whether it divides devices so; asked before anything is said of ZeRO, schedule and experts. */
+  divides?(division: Pick<Division, "tensor" | "context" | "pipeline" | "data">): boolean;
   /** Why it does not execute a schedule of so many ranks, chunks a rank and micro-batches, in a clause after "but". */
   refusesSchedule?(
     name: string,

@@ -74,6 +74,7 @@ export class Space {
           if (pipeline > this.#mostStages || !pinned(pins.pipeline, pipeline)) continue;
           const data = devices / tensor / context / pipeline;
           if (!pinned(pins.data, data)) continue;
+          if (!(this.#runtime.divides?.({ tensor, context, pipeline, data }) ?? true)) continue;
           fitsModel = true;
           if (globalBatch % data === 0) result.push({ tensor, context, pipeline, data });
         }
