@@ -261,7 +261,10 @@ export class Space {
 
   /** Stages that a pipeline may have: one more than block layers at each end. */
   get #mostStages(): number {
-    return this.#runtime.pipeline ? this.#blockLayers + 2 : 1;
+    const { pipeline, dividesLayers } = this.#runtime;
+    const { architecture } = this.#model;
+    const divided = pipeline && (!architecture || (dividesLayers?.(architecture) ?? true));
+    return divided ? this.#blockLayers + 2 : 1;
   }
 
   #splitsExperts(division: Pick<Division, "tensor" | "sequenceParallel">): boolean {
@@ -309,6 +312,7 @@ export class Space {
       if (!pinned(pins.expertTensor, expertTensor)) continue;
       for (const expert of divisors(this.#experts)) {
         if (!pinned(pins.expert, expert) || ranks % (expert * expertTensor) !== 0) continue;
+        if (this.#runtime.dividesExperts?.({ tensor, expert, expertTensor }) === false) continue;
         result.push({ expert, expertTensor });
       }
     }
