@@ -4,6 +4,7 @@ import { deepspeed } from "./deepspeed.js";
 import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
 import { megatron } from "./megatron.js";
 import { torch } from "./torch.js";
+import { torchtitan } from "./torchtitan.js";
 
 export type { Exporter, ExportResult } from "./exporter.js";
 export { findPython, type Python } from "./python.js";
@@ -16,6 +17,7 @@ export const exporters: Readonly<Record<string, Exporter>> = {
   torch,
   deepspeed,
   accelerate,
+  torchtitan,
 };
 
 /**

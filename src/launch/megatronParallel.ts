@@ -1,7 +1,7 @@
 import { axisSize, type Plan } from "../contracts/index.js";
 import { lostPlacements, lostRankOrder } from "./layout.js";
 import type { Flag } from "./megatronFlag.js";
-import { hasWindow } from "./megatronModel.js";
+import { hasWindow } from "./modelFacts.js";
 import { commonRecomputation } from "./recomputation.js";
 import { interleavedGroupSize, isOneForwardOneBackward } from "./schedule.js";
 

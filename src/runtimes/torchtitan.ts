@@ -1,14 +1,13 @@
-import type { RuntimeDescription } from "./runtime.js";
+import { type RuntimeDescription, searchedSchedule } from "./runtime.js";
 
-/** Schedules whose backward passes run in two halves. */
-const splitBackwards = new Set(["interleaved-zb", "zb-h1", "zb-h2", "zbv", "dualpipev"]);
+/** Schedules whose backward passes run in two halves, or may do so. */
+const splitBackwards = new Set(["interleaved-zb", "zb-h1", "zb-h2", "zbv", "dualpipev", searchedSchedule]);
 
 /**
  * torchtitan of August 2026. Where a statement is not in torchtitan itself, the file is PyTorch 2.13's.
  *
  * - Pipelines: PyTorch's classes by name, any other order of one route as CSV (`_build_pipeline_schedule` of
- *   torchtitan/distributed/pipeline_parallel.py). Orders of the search's own are left out: nothing tells whether they
- *   split backward passes, which recomputation does not go with.
+ *   torchtitan/distributed/pipeline_parallel.py).
  * - Context parallelism gathers all keys of the sequence for every layer (`set_gqa_inner_attention_local_map` of
  *   torchtitan/models/common/decoder_sharding.py); neither a ring nor all-to-all, so none is opened here.
  * - Experts take their ranks from those of sharding and tensor parallelism, whole ones on each
@@ -32,6 +31,7 @@ export const torchtitan: RuntimeDescription = {
     "zb-h2",
     "zbv",
     "dualpipev",
+    searchedSchedule,
   ],
   context: [],
   experts: true,
