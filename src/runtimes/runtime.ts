@@ -80,7 +80,9 @@ export interface RuntimeDescription {
   /** Whether it divides the layers of a mixture over tensor ranks so; asked for more than one. */
   splitsExperts?(division: Pick<Division, "tensor" | "sequenceParallel">): boolean;
   /** Whether it divides experts over ranks so, where a layer has some. */
-  dividesExperts?(division: Pick<Division, "tensor" | "expert" | "expertTensor">): boolean;
+  dividesExperts?(
+    division: Pick<Division, "tensor" | "context" | "data" | "expert" | "expertTensor">,
+  ): boolean;
   /** Whether it shards the state of a division so. */
   shards?(division: Division): boolean;
   /** Whether it offloads the optimizer's state of a division. */

@@ -57,17 +57,20 @@ export const torchtitan: RuntimeDescription = {
     return undefined;
   },
 
-  dividesExperts: ({ tensor, expert, expertTensor }) => expertTensor === (expert > 1 ? 1 : tensor),
+  dividesExperts: ({ tensor, context, data, expert, expertTensor }) =>
+    expert === 1 ? expertTensor === tensor : expertTensor === 1 && (data * context > 1 || tensor === expert),
 
   /**
    * A pipeline stage gathers its parameters once, reduces gradients behind the last micro-batch and keeps sums whole
    * until then (`backward_maybe_with_nosync` and `perform_reduce_grad` of torch/distributed/pipelining/stage.py, with
    * `get_fsdp_reshard_after_forward_policy` of torchtitan/distributed/fsdp.py): that is ZeRO-0 or 1. Without stages
    * gradients are reduced with every micro-batch (`Trainer._forward_backward_body`), which is ZeRO-2 or 3; replicas of
-   * the shards are summed each time as well, so they go with one micro-batch. Experts lie inside one sharding group.
+   * the shards are summed each time as well, so they go with one micro-batch. Experts lie inside one sharding group,
+   * all of whose other ranks shard them.
    */
   shards({ pipeline, zero, data, context, shards, tensor, expert, microBatches }) {
-    if ((shards * tensor) % expert !== 0) return false;
+    const inside = zero === 0 ? tensor === expert : (shards * tensor) % expert === 0;
+    if (expert > 1 && !inside) return false;
     if (pipeline > 1) return zero < 2;
     if (zero === 0) return microBatches === 1;
     return zero > 1 && (shards === data * context || microBatches === 1);

@@ -297,9 +297,10 @@ export class Space {
   }
 
   #expertDegrees(
-    { tensor, context, data }: Degrees,
+    degrees: Degrees,
     sequenceParallel: boolean,
   ): Pick<Configuration, "expert" | "expertTensor">[] {
+    const { tensor, context, data } = degrees;
     const { pins } = this.#job;
     if (this.#experts === 0 || !this.#runtime.experts) {
       return pinned(pins.expert, 1) && pinned(pins.expertTensor, tensor)
@@ -312,7 +313,7 @@ export class Space {
       if (!pinned(pins.expertTensor, expertTensor)) continue;
       for (const expert of divisors(this.#experts)) {
         if (!pinned(pins.expert, expert) || ranks % (expert * expertTensor) !== 0) continue;
-        if (this.#runtime.dividesExperts?.({ tensor, expert, expertTensor }) === false) continue;
+        if (this.#runtime.dividesExperts?.({ ...degrees, expert, expertTensor }) === false) continue;
         result.push({ expert, expertTensor });
       }
     }
