@@ -23,3 +23,11 @@ export function hasNormBehindEmbedding({ operators }: Plan): boolean {
 export function hasWindow({ slidingWindow }: Architecture, sequence: number): boolean {
   return slidingWindow !== undefined && slidingWindow < sequence;
 }
+
+/** Whether a layer of a mixture has experts: after the leading dense ones, the first of every so many. */
+export function hasExperts(
+  { denseLayers, every = 1 }: NonNullable<Architecture["experts"]>,
+  layer: number,
+): boolean {
+  return layer >= denseLayers && (layer - denseLayers) % every === 0;
+}
