@@ -2,7 +2,7 @@ import { axisSize, MpoptError, type Plan, type Stage, serialize } from "../contr
 import type { Exporter } from "./exporter.js";
 import { lostPlacements, lostRankOrder, nodeLayout } from "./layout.js";
 import { outsideRuntime } from "./outside.js";
-import { type Literal, pythonCall, pythonLiteral } from "./pythonLiteral.js";
+import { type Literal, pythonCall, pythonLiteral } from "./pythonText.js";
 import { scheduleCsvOf } from "./schedule.js";
 import { lostModel } from "./torchtitanModel.js";
 import { modelImports, modelSource } from "./torchtitanSource.js";

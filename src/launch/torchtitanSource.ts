@@ -1,6 +1,6 @@
 import type { Architecture, Plan } from "../contracts/index.js";
 import { correctedRouters } from "./modelFacts.js";
-import { pythonCall, pythonString } from "./pythonLiteral.js";
+import { pythonCall, pythonString } from "./pythonText.js";
 
 /**
  * Python that builds a model in torchtitan: its blocks of Llama 3, Qwen 3 (dense or with experts, with or without norms
