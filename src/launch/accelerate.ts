@@ -11,6 +11,7 @@ import { shellQuote } from "./shell.js";
  */
 export const accelerate: Exporter = {
   name: "accelerate",
+  runtime: "accelerate",
   lossy,
   files: (plan) => ({
     "plan.json": serialize(plan),

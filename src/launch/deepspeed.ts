@@ -11,6 +11,7 @@ import { shellQuote } from "./shell.js";
  */
 export const deepspeed: Exporter = {
   name: "deepspeed",
+  runtime: "deepspeed",
   lossy,
   files: (plan) => ({
     "plan.json": serialize(plan),

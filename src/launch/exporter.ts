@@ -1,11 +1,13 @@
 import { existsSync, realpathSync } from "node:fs";
 import { dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
-import { MpoptError, type Plan, writeFileAtomic } from "../contracts/index.js";
+import { MpoptError, type Plan, type Runtime, writeFileAtomic } from "../contracts/index.js";
 
 /** Turns a plan into the files that one launcher reads. */
 export interface Exporter {
   /** What `--to` calls it. */
   name: string;
+  /** The runtime whose description the search keeps to for this launcher. */
+  runtime: Runtime;
   /** What the launcher cannot express of this plan, one sentence each; empty where nothing is lost. */
   lossy(plan: Plan): string[];
   /** Path below the output folder → content. Paths ending in `.sh` are made executable. */
@@ -40,7 +42,7 @@ export function writeExport(
       `Expected a plan that ${exporter.name} can express but found this: ${first}`,
       [
         ...others,
-        "Plan for this launcher with --runtime, or export with --allow-lossy to drop what it cannot express.",
+        `Plan for this launcher with --runtime ${exporter.runtime}, or export with --allow-lossy to drop what it cannot express.`,
       ],
     );
   }

@@ -3,7 +3,9 @@ import { accelerate } from "./accelerate.js";
 import { deepspeed } from "./deepspeed.js";
 import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
 import { megatron } from "./megatron.js";
+import { megatronBridge } from "./megatronBridge.js";
 import { torch } from "./torch.js";
+import { torchtitan } from "./torchtitan.js";
 
 export type { Exporter, ExportResult } from "./exporter.js";
 export { findPython, type Python } from "./python.js";
@@ -13,9 +15,11 @@ export { applyPlanPath } from "./torch.js";
 /** Every launcher that a plan can be written for, by the name that `--to` takes. */
 export const exporters: Readonly<Record<string, Exporter>> = {
   megatron,
+  "megatron-bridge": megatronBridge,
   torch,
   deepspeed,
   accelerate,
+  torchtitan,
 };
 
 /**

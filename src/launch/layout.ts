@@ -1,4 +1,4 @@
-import type { Plan } from "../contracts/index.js";
+import { axisSize, type Plan } from "../contracts/index.js";
 
 /**
  * How the plan's ranks lie on nodes: as many on each as its devices allow, the same on all, because torchrun
@@ -25,4 +25,33 @@ export function isRowMajor({ mesh, rankTable }: Pick<Plan, "mesh" | "rankTable">
     }
     return true;
   });
+}
+
+/** The order that Megatron-LM (`tp-cp-ep-dp-pp`) and torchtitan (`pp, dp, cp, tp`) count ranks in, outermost first. */
+const rankOrder: readonly Plan["mesh"]["axes"][number][] = ["pipeline", "data", "context", "tensor"];
+
+/** What a launcher that counts ranks in that order loses of a plan's ranks. */
+export function lostRankOrder(plan: Plan, launcher: string): string[] {
+  const axes = plan.mesh.axes.filter((axis) => axisSize(plan, axis) > 1);
+  if (axes.join() !== rankOrder.filter((axis) => axes.includes(axis)).join()) {
+    return [
+      `Ranks are ordered by ${plan.mesh.axes.join(", ")}, but ${launcher}'s order is ${rankOrder.join(", ")}.`,
+    ];
+  }
+  if (isRowMajor(plan)) return [];
+  return [`The rank table does not number the mesh row by row, as ${launcher} does.`];
+}
+
+/** What a launcher that splits operators over tensor ranks by heads and features loses of a plan's shardings. */
+export function lostPlacements(plan: Plan, launcher: string): string[] {
+  if (axisSize(plan, "tensor") === 1) return [];
+  const other = plan.operators.find(
+    ({ operator, sharding }) =>
+      sharding.tensor?.outputs.includes("Shard(0)") ||
+      (operator === "attention" && sharding.tensor && !sharding.tensor.outputs[0]?.startsWith("Shard")),
+  );
+  if (!other) return [];
+  return [
+    `Operator ${other.operator} of block ${other.block} is not split over tensor ranks as ${launcher} splits it, by heads and features.`,
+  ];
 }

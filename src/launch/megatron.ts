@@ -14,10 +14,11 @@ export { pipelineLayout } from "./megatronParallel.js";
  */
 export const megatron: Exporter = {
   name: "megatron",
+  runtime: "megatron",
   lossy,
   files: (plan) => ({
     "train.sh": launchScript(plan),
-    "args.txt": `${argumentsOf(plan).map(groupLine).join("\n")}\n`,
+    "args.txt": `${megatronFlags(plan).map(groupLine).join("\n")}\n`,
     "plan.json": `${JSON.stringify(plan, null, 1)}\n`,
   }),
 };
@@ -56,7 +57,7 @@ function lostTypes({ job }: Plan): string[] {
 }
 
 /** All flags, in groups: parallelism first, then the model, then the batch. */
-function argumentsOf(plan: Plan): Flag[] {
+export function megatronFlags(plan: Plan): Flag[] {
   const { architecture } = plan.model;
   if (!architecture) {
     throw new MpoptError(
@@ -108,13 +109,16 @@ function groupLine(flag: Flag): string {
   return flag.map(shellQuote).join(" ");
 }
 
+/** What the ranks find in their environment, as lines of a shell script. */
+export function megatronEnvironment(plan: Plan): string[] {
+  return axisSize(plan, "tensor") > 1 || axisSize(plan, "context") > 1
+    ? ["export CUDA_DEVICE_MAX_CONNECTIONS=1 # kernels start in the order they were sent"]
+    : [];
+}
+
 /** A script that starts the ranks of one node; the flags that are the user's (data, learning rate) follow "$@". */
 function launchScript(plan: Plan): string {
   const { world, nodes, ranksPerNode } = nodeLayout(plan);
-  const environment =
-    axisSize(plan, "tensor") > 1 || axisSize(plan, "context") > 1
-      ? ["export CUDA_DEVICE_MAX_CONNECTIONS=1 # kernels start in the order they were sent"]
-      : [];
   return [
     "#!/usr/bin/env bash",
     `# Megatron-LM on ${world} devices: run on every node from the folder of Megatron-LM, with data and`,
@@ -125,9 +129,9 @@ function launchScript(plan: Plan): string {
     `  echo "Expected ${nodes} nodes of ${ranksPerNode} devices for this plan but found NNODES=$NODES." >&2`,
     "  exit 2",
     "fi",
-    ...environment,
+    ...megatronEnvironment(plan),
     "FLAGS=(",
-    ...argumentsOf(plan).map((flag) => `  ${groupLine(flag)}`),
+    ...megatronFlags(plan).map((flag) => `  ${groupLine(flag)}`),
     ")",
     `exec torchrun --nnodes ${nodes} --nproc-per-node ${ranksPerNode} --node-rank "\${NODE_RANK:-0}" \\`,
     `  --master-addr "\${MASTER_ADDR:-127.0.0.1}" --master-port "\${MASTER_PORT:-29500}" \\`,

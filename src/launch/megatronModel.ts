@@ -1,5 +1,12 @@
 import type { Architecture, Plan } from "../contracts/index.js";
 import type { Flag } from "./megatronFlag.js";
+import {
+  correctedRouters,
+  hasBranchNorms,
+  hasNormBehindEmbedding,
+  hasWindow,
+  queryKeyValueBias,
+} from "./modelFacts.js";
 
 /**
  * What Megatron-LM builds of a model: flags of `_add_network_size_args`, `_add_moe_args` and `_add_mla_args` in
@@ -18,15 +25,6 @@ const refusedFamilies: Readonly<Record<string, string>> = {
   opt: "OPT's offset positions and ReLU have no flag.",
 };
 
-/** Norms behind the branches of a block, by the names of the families that have them. */
-const branchNorms = /\.(post_self_attn_layernorm|post_mlp_layernorm|post_feedforward_layernorm)$/;
-
-/** Families whose `attentionBias` is one of q, k and v alone; elsewhere the output projection has one, too. */
-const queryKeyValueBias = new Set(["qwen2", "qwen2_moe", "glm4_moe", "transformer"]);
-
-/** Families whose router adds a correction to sigmoid scores (DeepSeek-V3, 2024, section 2.1.2). */
-const correctedRouters = new Set(["deepseek_v3", "glm4_moe"]);
-
 /** What Megatron-LM cannot build of the plan's model. */
 export function lostModel(plan: Plan): string[] {
   const { architecture } = plan.model;
@@ -44,7 +42,7 @@ export function lostModel(plan: Plan): string[] {
   if (!refusedFamilies[family] && activationFlags(architecture) === undefined) {
     lost.push(`An MLP with ${activation}${gated ? " and a gate" : ""} has no flag in Megatron-LM.`);
   }
-  if (!refusedFamilies[family] && hasModule(plan, (module) => branchNorms.test(module))) {
+  if (!refusedFamilies[family] && hasBranchNorms(plan)) {
     lost.push("Norms behind each branch have no flag in Megatron-LM.");
   }
   if (hasNormBehindEmbedding(plan)) lost.push("A norm behind the embedding has no flag in Megatron-LM.");
@@ -63,14 +61,6 @@ export function lostModel(plan: Plan): string[] {
   return lost;
 }
 
-function hasModule(plan: Plan, is: (module: string) => boolean): boolean {
-  return plan.operators.some(({ modules }) => modules.some(is));
-}
-
-function hasNormBehindEmbedding(plan: Plan): boolean {
-  return plan.operators.some(({ block, operator }) => block === "embedding" && operator.includes("norm"));
-}
-
 /** Flags of the MLP's activation; undefined where there is none. */
 function activationFlags({ activation, gated, mlpBias }: Architecture): Flag[] | undefined {
   if (gated) {
@@ -82,11 +72,6 @@ function activationFlags({ activation, gated, mlpBias }: Architecture): Flag[] |
     return [["--squared-relu"], ...(mlpBias ? [["--no-bias-gelu-fusion"] as const] : [])];
   }
   return activation.startsWith("gelu") ? [] : undefined;
-}
-
-/** Whether some queries do not see all keys before them at the plan's sequence length. */
-export function hasWindow({ slidingWindow }: Architecture, sequence: number): boolean {
-  return slidingWindow !== undefined && slidingWindow < sequence;
 }
 
 /** Flags that describe the model. */

@@ -1,7 +1,7 @@
 import { axisSize, type Plan } from "../contracts/index.js";
-import { isRowMajor } from "./layout.js";
+import { lostPlacements, lostRankOrder } from "./layout.js";
 import type { Flag } from "./megatronFlag.js";
-import { hasWindow } from "./megatronModel.js";
+import { hasWindow } from "./modelFacts.js";
 import { commonRecomputation } from "./recomputation.js";
 import { interleavedGroupSize, isOneForwardOneBackward } from "./schedule.js";
 
@@ -10,9 +10,6 @@ import { interleavedGroupSize, isOneForwardOneBackward } from "./schedule.js";
  * TransformerConfig, DistributedDataParallelConfig and OptimizerConfig of megatron/core, and the checks of
  * `validate_args` (megatron/training/arguments.py) and `initialize_model_parallel` (megatron/core/parallel_state.py).
  */
-
-/** The order that Megatron-LM counts ranks in, outermost first: `tp-cp-ep-dp-pp`. */
-const rankOrder: readonly Plan["mesh"]["axes"][number][] = ["pipeline", "data", "context", "tensor"];
 
 /** Degrees of the plan, with what follows from them. */
 function degreesOf(plan: Plan) {
@@ -117,17 +114,9 @@ export function lostParallelism(plan: Plan): string[] {
 }
 
 function lostRanks(plan: Plan): string[] {
-  const lost: string[] = [];
+  const lost = lostRankOrder(plan, "Megatron-LM");
   const { architecture } = plan.model;
   const { tensor, context } = degreesOf(plan);
-  const axes = plan.mesh.axes.filter((axis) => axisSize(plan, axis) > 1);
-  if (axes.join() !== rankOrder.filter((axis) => axes.includes(axis)).join()) {
-    lost.push(
-      `Ranks are ordered by ${plan.mesh.axes.join(", ")}, but Megatron-LM's order is ${rankOrder.join(", ")}.`,
-    );
-  } else if (!isRowMajor(plan)) {
-    lost.push("The rank table does not number the mesh row by row, as Megatron-LM does.");
-  }
   if (architecture) {
     const { heads, keyValueHeads } = architecture;
     if (heads % tensor) lost.push(`${heads} attention heads do not divide over ${tensor} tensor ranks.`);
@@ -140,19 +129,7 @@ function lostRanks(plan: Plan): string[] {
   if (plan.mesh.sequenceParallel && (plan.batch.sequence / context) % tensor) {
     lost.push(`${plan.batch.sequence / context} tokens do not divide over ${tensor} tensor ranks.`);
   }
-  if (tensor > 1) {
-    const other = plan.operators.find(
-      ({ operator, sharding }) =>
-        sharding.tensor?.outputs.includes("Shard(0)") ||
-        (operator === "attention" && sharding.tensor && !sharding.tensor.outputs[0]?.startsWith("Shard")),
-    );
-    if (other) {
-      lost.push(
-        `Operator ${other.operator} of block ${other.block} is not split over tensor ranks as Megatron-LM splits it, by heads and features.`,
-      );
-    }
-  }
-  return lost;
+  return [...lost, ...lostPlacements(plan, "Megatron-LM")];
 }
 
 /**

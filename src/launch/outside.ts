@@ -35,6 +35,7 @@ export function divisionOf(plan: Plan): Division {
     context: axisSize(plan, "context"),
     pipeline: axisSize(plan, "pipeline"),
     data: axisSize(plan, "data"),
+    microBatches: plan.schedule.microBatches,
     expert: plan.mesh.experts?.expert ?? 1,
     expertTensor: plan.mesh.experts?.tensor ?? tensor,
     sequenceParallel: plan.mesh.sequenceParallel,
@@ -50,6 +51,10 @@ function outsideDegrees(plan: Plan, runtime: RuntimeDescription, launcher: strin
   const lost: string[] = [];
   if (pipeline > 1 && !runtime.pipeline) {
     lost.push(`Layers are divided into ${plan.stages.length} stages, but ${launcher} has no pipeline.`);
+  } else if (plan.stages.length > 1 && architecture && runtime.dividesLayers?.(architecture) === false) {
+    lost.push(
+      `Layers are divided into ${plan.stages.length} stages, which ${launcher} does not do for this model.`,
+    );
   }
   if (runtime.divides?.(division) === false) {
     lost.push(
@@ -79,6 +84,11 @@ function outsideDegrees(plan: Plan, runtime: RuntimeDescription, launcher: strin
   }
   if (expert > 1 && !runtime.experts) {
     lost.push(`Experts are divided over ranks, but ${launcher} keeps those of a layer together.`);
+  }
+  if (expert > 1 && runtime.experts && runtime.dividesExperts?.(division) === false) {
+    lost.push(
+      `Experts are divided over ${expert} ranks and split over ${division.expertTensor}, which ${launcher} does not do.`,
+    );
   }
   if (architecture?.experts && tensor > 1 && runtime.splitsExperts?.(division) === false) {
     lost.push(`Layers with experts are split over tensor ranks, but ${launcher} splits dense layers only.`);
@@ -147,7 +157,11 @@ function outsideSchedule(
   if (!runtime.schedules.includes(name)) {
     return [`The schedule is ${schedule.name}, but ${launcher} runs ${runtime.schedules.join(", ")}.`];
   }
-  const counts = { ranks, chunks: stages.length / ranks, microBatches: schedule.microBatches };
-  const refusal = runtime.refusesSchedule?.(name, counts);
+  const refusal = runtime.refusesSchedule?.(name, {
+    ranks,
+    chunks: stages.length / ranks,
+    microBatches: schedule.microBatches,
+    recompute: stages.find(({ recompute }) => recompute !== "none")?.recompute ?? "none",
+  });
   return refusal ? [`The schedule is ${schedule.name}, but ${refusal}.`] : [];
 }

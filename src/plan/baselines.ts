@@ -209,11 +209,11 @@ async function priceRung(pricer: Pricer, job: Job, rule: Rule, shapes: readonly 
  */
 async function scheduled(pricer: Pricer, job: Job, found: Priced): Promise<Priced> {
   if (isClosedForm(job, "1f1b")) return found;
-  const { pipeline: ranks, microBatches } = found.configuration;
+  const { pipeline: ranks, microBatches, recompute } = found.configuration;
   let best = (await pricer.price(found.configuration, { name: "1f1b", chunks: 1 })) ?? found;
   if (ranks === 1 || !describeRuntime(job.runtime).schedules.includes("interleaved")) return best;
   for (let chunks = 2; chunks <= mostChunks; chunks++) {
-    const counts = { ranks, chunks, microBatches };
+    const counts = { ranks, chunks, microBatches, recompute };
     // Megatron-LM's condition, whatever the runtime: these are rules for its users.
     if (scheduleRefusal("megatron", "interleaved", counts) !== undefined) continue;
     const other = await pricer.price(found.configuration, { name: "interleaved", chunks });

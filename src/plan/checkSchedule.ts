@@ -28,6 +28,7 @@ export function checkSchedule(plan: Plan, expect: Expect): void {
     ranks,
     chunks: stages.length / ranks,
     microBatches,
+    recompute: stages.find(({ recompute }) => recompute !== "none")?.recompute ?? "none",
   });
   expect(refusal === undefined, "schedule.name", `Expected a schedule that fits the job, but ${refusal}.`);
   let layout: StageLayout;

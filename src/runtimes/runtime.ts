@@ -17,6 +17,8 @@ export interface Division {
   context: number;
   pipeline: number;
   data: number;
+  /** Micro-batches of one replica in a step. */
+  microBatches: number;
   /** Ranks that share the experts of a layer, and ranks that share one expert. */
   expert: number;
   expertTensor: number;
@@ -24,6 +26,16 @@ export interface Division {
   zero: Zero;
   /** Ranks that the ZeRO state is sharded over. */
   shards: number;
+}
+
+/** What a schedule is asked for. */
+export interface ScheduleCounts {
+  ranks: number;
+  /** Stages that each rank holds. */
+  chunks: number;
+  microBatches: number;
+  /** What is recomputed in its backward passes. */
+  recompute: Recompute;
 }
 
 /**
@@ -59,15 +71,18 @@ export interface RuntimeDescription {
   freeShardings?: boolean;
   /** Whether it divides devices so; asked before anything is said of ZeRO, schedule and experts. */
   divides?(division: Pick<Division, "tensor" | "context" | "pipeline" | "data">): boolean;
-  /** Why it does not execute a schedule of so many ranks, chunks a rank and micro-batches, in a clause after "but". */
-  refusesSchedule?(
-    name: string,
-    counts: { ranks: number; chunks: number; microBatches: number },
-  ): string | undefined;
+  /** Whether it divides the layers of an architecture into stages. */
+  dividesLayers?(architecture: Architecture): boolean;
+  /** Why it does not execute a schedule of such counts, in a clause after "but". */
+  refusesSchedule?(name: string, counts: ScheduleCounts): string | undefined;
   /** Whether context-parallel ranks exchange an architecture's keys so. */
   exchanges?(exchange: ContextExchange, architecture: Architecture, sequence: number): boolean;
   /** Whether it divides the layers of a mixture over tensor ranks so; asked for more than one. */
   splitsExperts?(division: Pick<Division, "tensor" | "sequenceParallel">): boolean;
+  /** Whether it divides experts over ranks so, where a layer has some. */
+  dividesExperts?(
+    division: Pick<Division, "tensor" | "context" | "data" | "expert" | "expertTensor">,
+  ): boolean;
   /** Whether it shards the state of a division so. */
   shards?(division: Division): boolean;
   /** Whether it offloads the optimizer's state of a division. */

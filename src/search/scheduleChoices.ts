@@ -60,7 +60,7 @@ const startsOfSearched = ["1f1b", "interleaved", "zb-h1", "zb-h2", "zbv"];
 export function scheduleChoices(
   job: Job,
   names: readonly string[],
-  { pipeline: ranks, microBatches }: Configuration,
+  { pipeline: ranks, microBatches, recompute }: Configuration,
   blockLayers: number,
 ): ScheduleChoice[] {
   const { chunks: pinned } = job.pins;
@@ -74,7 +74,8 @@ export function scheduleChoices(
     if (name === searchedSchedule) continue;
     for (const chunks of chunksOf(name, pinned)) {
       if (!fits(chunks)) continue;
-      if (scheduleRefusal(job.runtime, name, { ranks, chunks, microBatches }) !== undefined) continue;
+      if (scheduleRefusal(job.runtime, name, { ranks, chunks, microBatches, recompute }) !== undefined)
+        continue;
       result.push({ name, chunks });
     }
   }

@@ -1,5 +1,5 @@
 import type { Job, RunOptions } from "../contracts/index.js";
-import { searchedSchedule } from "../runtimes/index.js";
+import { scheduleRefusal, searchedSchedule } from "../runtimes/index.js";
 import type { Candidate } from "./candidate.js";
 import type { CandidatePool } from "./candidatePool.js";
 import { describeConfiguration } from "./candidates.js";
@@ -113,6 +113,10 @@ export async function searchSchedules(
     const order = differentLayouts(timed).slice(0, onlySearched ? timed.length : searchedFinalists);
     for (const cut of order) {
       if (elapsed() > job.limits.searchSeconds && best && (searched || !onlySearched)) break;
+      const { layout, configuration } = cut.costs;
+      const { pipeline: ranks, microBatches, recompute } = configuration;
+      const counts = { ranks, chunks: layout.rankOfStage.length / ranks, microBatches, recompute };
+      if (scheduleRefusal(job.runtime, searchedSchedule, counts) !== undefined) continue;
       const found = await searchActions(cut, onlySearched, options);
       if (found && found.seconds < (searched?.seconds ?? Number.POSITIVE_INFINITY)) searched = found;
     }

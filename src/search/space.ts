@@ -261,7 +261,10 @@ export class Space {
 
   /** Stages that a pipeline may have: one more than block layers at each end. */
   get #mostStages(): number {
-    return this.#runtime.pipeline ? this.#blockLayers + 2 : 1;
+    const { pipeline, dividesLayers } = this.#runtime;
+    const { architecture } = this.#model;
+    const divided = pipeline && (!architecture || (dividesLayers?.(architecture) ?? true));
+    return divided ? this.#blockLayers + 2 : 1;
   }
 
   #splitsExperts(division: Pick<Division, "tensor" | "sequenceParallel">): boolean {
@@ -294,9 +297,10 @@ export class Space {
   }
 
   #expertDegrees(
-    { tensor, context, data }: Degrees,
+    degrees: Degrees,
     sequenceParallel: boolean,
   ): Pick<Configuration, "expert" | "expertTensor">[] {
+    const { tensor, context, data } = degrees;
     const { pins } = this.#job;
     if (this.#experts === 0 || !this.#runtime.experts) {
       return pinned(pins.expert, 1) && pinned(pins.expertTensor, tensor)
@@ -309,6 +313,7 @@ export class Space {
       if (!pinned(pins.expertTensor, expertTensor)) continue;
       for (const expert of divisors(this.#experts)) {
         if (!pinned(pins.expert, expert) || ranks % (expert * expertTensor) !== 0) continue;
+        if (this.#runtime.dividesExperts?.({ ...degrees, expert, expertTensor }) === false) continue;
         result.push({ expert, expertTensor });
       }
     }
