@@ -1,4 +1,4 @@
-"""Tensor parallelism of one stage, from the placements of a plan's operators: a part of apply_plan.py."""
+"""Tensor parallelism of one stage, from the placements of a plan's operators."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from plan_common import DTensor, PlanError, Replicate, Shard
-from plan_ties import find_ties, retie
+from .plan_common import DTensor, PlanError, Replicate, Shard
+from .plan_ties import find_ties, retie
 
 
 class GatherInput(ParallelStyle):

@@ -1,4 +1,4 @@
-"""Replicas of a stage, their gradients and the optimizer's state (ZeRO-0 and 1): a part of apply_plan.py."""
+"""Replicas of a stage, their gradients and the optimizer's state (ZeRO-0 and 1)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from plan_common import DTYPES, DTensor, Partial, Replicate, local
-from plan_ties import TiedGroup
+from .plan_common import DTYPES, DTensor, Partial, Replicate, local
+from .plan_ties import TiedGroup
 
 # Makes an optimizer of the tensors to update, by the names of their parameters.
 Optimizer = Callable[[dict], torch.optim.Optimizer]

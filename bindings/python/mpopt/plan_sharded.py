@@ -1,5 +1,5 @@
 """
-Gradients (ZeRO-2) or parameters too (ZeRO-3) sharded over replicas, by FSDP2: a part of apply_plan.py. It needs
+Gradients (ZeRO-2) or parameters too (ZeRO-3) sharded over replicas, by FSDP2. It needs
 PyTorch >= 2.6.
 """
 
@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from plan_common import DTYPES, DTensor, PlanError, local
-from plan_data import Optimizer, like, replace_parameters, shard_axes
-from plan_ties import TiedGroup, find_ties, retie
+from .plan_common import DTYPES, DTensor, PlanError, local
+from .plan_data import Optimizer, like, replace_parameters, shard_axes
+from .plan_ties import TiedGroup, find_ties, retie
 
 try:
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
