@@ -11,11 +11,14 @@ export const applyPlanPath = fileURLToPath(new URL("../../bindings/python/apply_
 /** What it imports beside it: the modules of the Python package `mpopt` that apply a plan. They need PyTorch alone. */
 const applyPlanParts = [
   "__init__",
+  "__main__",
   "errors",
   "plan_check",
+  "plan_checkpoint",
   "plan_common",
   "plan_data",
   "plan_document",
+  "plan_layout",
   "plan_mesh",
   "plan_recompute",
   "plan_schedule",

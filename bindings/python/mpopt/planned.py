@@ -24,10 +24,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
+from . import plan_checkpoint
 from .plan_check import require_runnable
 from .plan_common import DTYPES, PlanError
 from .plan_data import apply_data_parallel
 from .plan_document import load
+from .plan_layout import find_layouts
 from .plan_mesh import build_mesh, device_type
 from .plan_recompute import DeferredWeights, apply_recompute
 from .plan_schedule import StageModule, make_schedule
@@ -88,7 +90,8 @@ class Planned:
         retie(model, ties)
         if meta and not sharded:
             initialize(model)
-        split_logits = apply_tensor_parallel(model, self.plan, self.mesh)
+        tensor = apply_tensor_parallel(model, self.plan, self.mesh)
+        self.model, self.layouts = model, find_layouts(model, names, tensor.fused, self.mesh)
         split = splits_backwards(self.plan, self.table)
         deferred = [DeferredWeights() if split else None for _ in self.stages]
         for stage, weights in zip(self.stages, deferred):
@@ -115,7 +118,7 @@ class Planned:
         self.schedule = make_schedule(
             self.modules, self.plan, self.mesh, self.device, self.table, self.data_parallel.collect
         )
-        self.loss_context = loss_parallel if split_logits else contextlib.nullcontext
+        self.loss_context = loss_parallel if tensor.logits else contextlib.nullcontext
         return model
 
     def local_batch(self, batch: Tensor) -> Tensor:
@@ -140,3 +143,18 @@ class Planned:
         total = total.to(torch.float32)
         dist.all_reduce(total)
         return total
+
+    def save(self, folder: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
+        """
+        Writes parameters, buffers and the optimizer's state between two steps, so that any plan of the model can
+        load them. `extra` is yours, as JSON holds it (the step, the state of a schedule). Every rank must call it, and
+        see the same folder. What `folder` held before is replaced once the new is whole.
+        """
+        plan_checkpoint.save(self, folder, extra or {})
+
+    def load(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
+        """
+        Reads what `save` wrote under this plan or another one of the model, and returns its `extra`. Every rank must
+        call it, after `setup`. Raises PlanError where the checkpoint is of another model or optimizer.
+        """
+        return plan_checkpoint.load(self, folder)
