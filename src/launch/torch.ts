@@ -20,6 +20,7 @@ const applyPlanParts = [
   "plan_document",
   "plan_layout",
   "plan_mesh",
+  "plan_pieces",
   "plan_recompute",
   "plan_schedule",
   "plan_sharded",

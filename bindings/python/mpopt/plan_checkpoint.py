@@ -7,7 +7,7 @@ reads it into an unsharded model, and `mpopt.json`: the optimizer's options and 
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -17,18 +17,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .errors import PlanError
 from .plan_common import local
 from .plan_layout import Layout, Piece
+from .plan_pieces import PieceLoadPlanner, PieceSavePlanner, Pieces
 
 if TYPE_CHECKING:
     from .planned import Planned
@@ -38,14 +32,6 @@ __all__ = ["load", "save"]
 SCHEMA = "mpopt.checkpoint/1"
 NOTES = "mpopt.json"
 STATE = "optimizer.state."
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """What this rank holds of one tensor of a checkpoint."""
-
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
 
 
 class Held(NamedTuple):
@@ -94,29 +80,6 @@ def optimizer_names(planned: Planned) -> dict[int, Held]:
 # Saving
 
 
-class PieceSavePlanner(dcp.DefaultSavePlanner):
-    """Writes `Pieces`; of equal ones that several ranks hold, one rank's."""
-
-    def create_local_plan(self) -> SavePlan:
-        self.views: dict[MetadataIndex, Tensor] = {}
-        items = []
-        for name, held in self.state_dict.items():
-            for offsets, values in held.pieces:
-                index = MetadataIndex(name, torch.Size(offsets))
-                self.views[index] = values
-                data = TensorWriteData(
-                    chunk=ChunkStorageMetadata(torch.Size(offsets), values.shape),
-                    properties=TensorProperties.create_from_tensor(values),
-                    size=torch.Size(held.shape),
-                )
-                items.append(WriteItem(index, WriteItemType.SHARD, tensor_data=data))
-        self.plan = SavePlan(items, planner_data=self.mappings)
-        return self.plan
-
-    def lookup_object(self, index: MetadataIndex) -> Any:
-        return self.views[index]
-
-
 def save(planned: Planned, folder: str | os.PathLike[str], extra: dict[str, Any]) -> None:
     """See `Planned.save`."""
     folder = os.path.abspath(folder)
@@ -130,24 +93,13 @@ def save(planned: Planned, folder: str | os.PathLike[str], extra: dict[str, Any]
         os.makedirs(partial)
 
     on_first_rank(prepare)
-    model, state = {}, {}
-    for held in held_values(planned):
-        if held.writes:
-            model[held.layout.name] = held.pieces()
-    optimizer = planned.data_parallel.optimizer
-    packed = optimizer.state_dict() if optimizer else {"state": {}, "param_groups": []}
-    names = optimizer_names(planned)
-    for index, values in packed["state"].items():
-        held = names[index]
-        if held.writes:
-            found = {key: value for key, value in values.items() if value is not None}
-            state[held.layout.name] = {key: state_pieces(held, key, value) for key, value in found.items()}
-    writer = dcp.FileSystemWriter(partial)
-    dcp.save({"model": model, "optimizer": {"state": state}}, storage_writer=writer, planner=PieceSavePlanner())
+    state = together(lambda: state_to_save(planned))
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(partial), planner=PieceSavePlanner())
 
+    optimizer, names = planned.data_parallel.optimizer, optimizer_names(planned)
     options = {
         names[index].layout.name: plain_options(group)
-        for group in packed["param_groups"]
+        for group in (optimizer.state_dict()["param_groups"] if optimizer else [])
         for index in group["params"]
         if index in names
     }
@@ -173,6 +125,19 @@ def save(planned: Planned, folder: str | os.PathLike[str], extra: dict[str, Any]
         shutil.rmtree(previous, ignore_errors=True)
 
     on_first_rank(finish)
+
+
+def state_to_save(planned: Planned) -> dict[str, Any]:
+    """What this rank writes, nested as PyTorch's own checkpoints are."""
+    model = {held.layout.name: held.pieces() for held in held_values(planned) if held.writes}
+    optimizer, names = planned.data_parallel.optimizer, optimizer_names(planned)
+    states = {}
+    for index, found in (optimizer.state_dict()["state"] if optimizer else {}).items():
+        held = names[index]
+        if held.writes:
+            values = {key: value for key, value in found.items() if value is not None}
+            states[held.layout.name] = {key: state_pieces(held, key, value) for key, value in values.items()}
+    return {"model": model, "optimizer": {"state": states}}
 
 
 def state_pieces(held: Held, key: str, value: Any) -> Pieces:
@@ -213,75 +178,79 @@ def merge_options(found: list[dict[str, dict]]) -> dict[str, Any]:
 # Loading
 
 
-class PieceLoadPlanner(dcp.DefaultLoadPlanner):
-    """Reads what `Pieces` hold."""
-
-    def set_up_planner(self, state_dict: dict[str, Any], metadata: Any = None, is_coordinator: bool = False) -> None:
-        self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
-
-    def create_local_plan(self) -> LoadPlan:
-        self.views: dict[MetadataIndex, Tensor] = {}
-        items = []
-        for name, held in self.state_dict.items():
-            chunks = []
-            for offsets, values in held.pieces:
-                self.views[MetadataIndex(name, torch.Size(offsets))] = values
-                chunks.append(ChunkStorageMetadata(torch.Size(offsets), values.shape))
-            items += create_read_items_for_chunk_list(name, self.metadata.state_dict_metadata[name], chunks)
-        return LoadPlan(items)
-
-    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        return self.views[index]
-
-
 def load(planned: Planned, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """See `Planned.load`."""
-    folder = os.path.abspath(folder)
-    if not os.path.exists(folder) and os.path.exists(f"{folder}.previous"):
-        folder = f"{folder}.previous"  # a save was cut off while it replaced this one
-    if not os.path.exists(os.path.join(folder, ".metadata")):
-        raise PlanError(f"Expected a checkpoint at {folder} but found none.")
-    reader = dcp.FileSystemReader(folder)
-    saved = reader.read_metadata().state_dict_metadata
-    notes = read_notes(folder)
-    optimizer = planned.data_parallel.optimizer
-    if optimizer and notes["optimizer"] not in (None, type(optimizer).__name__):
-        raise PlanError(
-            f"Expected the state of {type(optimizer).__name__} in the checkpoint at {folder} but found "
-            f"{notes['optimizer']}'s."
-        )
+    reading = together(lambda: Reading(planned, os.path.abspath(folder)))
+    dcp.load(reading.wanted, storage_reader=reading.reader, planner=PieceLoadPlanner())
+    reading.finish()
+    return reading.notes["extra"]
 
-    wanted = {}
-    for held in held_values(planned):
-        name = f"model.{held.layout.name}"
-        require_shape(saved, name, held.layout.shape, folder)
-        wanted[name] = held.pieces()
-    names, states = optimizer_names(planned), {}
-    keys: dict[str, list[str]] = {}
-    for name in saved:
-        if name.startswith(STATE):
-            parameter, _, key = name[len(STATE) :].rpartition(".")
-            keys.setdefault(parameter, []).append(key)
-    for index, held in names.items():
-        for key in keys.get(held.layout.name, []):
+
+class Reading:
+    """What a rank takes from a checkpoint."""
+
+    def __init__(self, planned: Planned, folder: str):
+        """Raises PlanError where the checkpoint does not have it."""
+        if not os.path.exists(folder) and os.path.exists(f"{folder}.previous"):
+            folder = f"{folder}.previous"  # a save was cut off while it replaced this one
+        if not os.path.exists(os.path.join(folder, ".metadata")):
+            raise PlanError(f"Expected a checkpoint at {folder} but found none.")
+        self.data_parallel, self.optimizer = planned.data_parallel, planned.data_parallel.optimizer
+        self.folder, self.reader, self.notes = folder, dcp.FileSystemReader(folder), read_notes(folder)
+        self.saved = self.reader.read_metadata().state_dict_metadata
+        kind = type(self.optimizer).__name__
+        if self.optimizer and self.notes["optimizer"] not in (None, kind):
+            raise PlanError(
+                f"Expected the state of {kind} in the checkpoint at {folder} but found {self.notes['optimizer']}'s."
+            )
+        self.wanted: dict[str, Pieces] = {}
+        for held in held_values(planned):
+            self.want(f"model.{held.layout.name}", held, held.values)
+        self.names = optimizer_names(planned)
+        self.states = {index: states for index, held in self.names.items() if (states := self.states_of(held))}
+
+    def want(self, name: str, held: Held, values: Tensor) -> None:
+        found, shape = self.saved.get(name), held.layout.shape
+        if not isinstance(found, TensorStorageMetadata) or tuple(found.size) != shape:
+            what = f"shape {list(found.size)}" if isinstance(found, TensorStorageMetadata) else "none"
+            raise PlanError(
+                f"Expected {name} of shape {list(shape)} in the checkpoint at {self.folder} but found {what}."
+            )
+        self.wanted[name] = held.pieces(values)
+
+    def states_of(self, held: Held) -> dict[str, Tensor]:
+        """Room for the states of one parameter; none where the checkpoint was written before the first step."""
+        states = {}
+        for key in self.saved_keys.get(held.layout.name, []):
             name = f"{STATE}{held.layout.name}.{key}"
-            scalar = not saved[name].size and (key == "step" or held.layout.shape != ())
-            if not scalar:
-                require_shape(saved, name, held.layout.shape, folder)
-            like = torch.zeros(()) if scalar else held.values.detach()
-            value = torch.zeros_like(like, dtype=saved[name].properties.dtype)
-            states.setdefault(index, {})[key] = value
-            wanted[name] = Pieces((), (Piece((), value),)) if scalar else held.pieces(value)
-    dcp.load(wanted, storage_reader=reader, planner=PieceLoadPlanner())
+            dtype = self.saved[name].properties.dtype
+            if not self.saved[name].size and (key == "step" or held.layout.shape):
+                states[key] = torch.zeros((), dtype=dtype)
+                self.wanted[name] = Pieces((), (Piece((), states[key]),))
+            else:
+                states[key] = torch.zeros_like(held.values.detach(), dtype=dtype)
+                self.want(name, held, states[key])
+        return states
 
-    if optimizer:
-        groups = optimizer.state_dict()["param_groups"]
-        for group in groups:
-            here = [names[index].layout.name for index in group["params"] if index in names]
-            restore_options(group, here[:1], notes)
-        optimizer.load_state_dict({"state": states, "param_groups": groups})
-    planned.data_parallel.take()
-    return notes["extra"]
+    @functools.cached_property
+    def saved_keys(self) -> dict[str, list[str]]:
+        """What the checkpoint has of the optimizer, by parameter."""
+        keys: dict[str, list[str]] = {}
+        for name in self.saved:
+            if name.startswith(STATE):
+                parameter, _, key = name[len(STATE) :].rpartition(".")
+                keys.setdefault(parameter, []).append(key)
+        return keys
+
+    def finish(self) -> None:
+        """Gives the optimizer what was read, and the weights the values of its masters."""
+        if self.optimizer:
+            groups = self.optimizer.state_dict()["param_groups"]
+            for group in groups:
+                here = [self.names[index].layout.name for index in group["params"] if index in self.names]
+                restore_options(group, here[:1], self.notes)
+            self.optimizer.load_state_dict({"state": self.states, "param_groups": groups})
+        self.data_parallel.take()
 
 
 def read_notes(folder: str) -> dict[str, Any]:
@@ -294,13 +263,6 @@ def read_notes(folder: str) -> dict[str, Any]:
     if notes.get("schema") != SCHEMA:
         raise PlanError(f"Expected {SCHEMA} at {path} but found {notes.get('schema')!r}.")
     return notes
-
-
-def require_shape(saved: dict[str, Any], name: str, shape: tuple[int, ...], folder: str) -> None:
-    found = saved.get(name)
-    if not isinstance(found, TensorStorageMetadata) or tuple(found.size) != shape:
-        what = f"shape {list(found.size)}" if isinstance(found, TensorStorageMetadata) else "none"
-        raise PlanError(f"Expected {name} of shape {list(shape)} in the checkpoint at {folder} but found {what}.")
 
 
 def restore_options(group: dict[str, Any], names: list[str], notes: dict[str, Any]) -> None:
@@ -316,12 +278,19 @@ def restore_options(group: dict[str, Any], names: list[str], notes: dict[str, An
 
 def on_first_rank(work: Callable[[], None]) -> None:
     """Does something on one rank; an error there is raised on all."""
-    said: list[Any] = [None]
-    if dist.get_rank() == 0:
-        try:
-            work()
-        except (OSError, TypeError, ValueError, PlanError) as error:
-            said[0] = str(error)
-    dist.broadcast_object_list(said)
-    if said[0] is not None:
-        raise PlanError(said[0])
+    together(lambda: work() if dist.get_rank() == 0 else None)
+
+
+def together(work: Callable[[], Any]) -> Any:
+    """Does something on every rank; an error on one is raised on all, so that none waits for it."""
+    done, said = None, None
+    try:
+        done = work()
+    except (OSError, TypeError, ValueError, PlanError) as error:
+        said = str(error)
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, said)
+    for found in everywhere:
+        if found is not None:
+            raise PlanError(found)
+    return done
