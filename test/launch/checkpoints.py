@@ -83,20 +83,36 @@ if first:
     os.rename(f"{folder}.previous", folder)
 
 answer = {"losses": losses, "said": said, "files": sorted(os.listdir(other))}
-if first and sys.argv[-1] == "--reference":
+if sys.argv[-1] == "--reference":
     document = mpopt.load(paths[0]).document
     reference = Reference(document, build_model(document, 1), RATE)
-    answer["reference"] = []
-    for step in range(len(losses)):
-        if step and step % steps == 0:
-            reference.optimizer.param_groups[0]["lr"] = RATE * (1 + step / 10)
-        answer["reference"].append(reference.train_step(*make_batch(document, 1, step)).item())
-    # PyTorch's own reader, into the unsharded model.
-    model = build_model(document, 99)
-    dcp.load({"model": dict(model.named_parameters())}, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
-    batch = make_batch(document, 1, len(losses))
-    with torch.no_grad():
-        answer["next"] = [loss_fn(each(batch[0]), batch[1]).item() for each in (model, reference.model)]
+    written = f"{folder}-pytorch"
+    if first:
+        answer["reference"] = []
+        for step in range(len(losses)):
+            if step and step % steps == 0:
+                reference.optimizer.param_groups[0]["lr"] = RATE * (1 + step / 10)
+            answer["reference"].append(reference.train_step(*make_batch(document, 1, step)).item())
+        # PyTorch's own reader, into the unsharded model.
+        model = build_model(document, 99)
+        dcp.load({"model": dict(model.named_parameters())}, checkpoint_id=folder, no_dist=True)
+        batch = make_batch(document, 1, len(losses))
+        with torch.no_grad():
+            answer["next"] = [loss_fn(each(batch[0]), batch[1]).item() for each in (model, reference.model)]
+        # Its own writer, of the unsharded model and its optimizer.
+        states = {name: reference.optimizer.state[p] for name, p in reference.model.named_parameters()}
+        whole = {"model": reference.model.state_dict(), "optimizer": {"state": states}}
+        dcp.save(whole, checkpoint_id=written, no_dist=True)
+    dist.barrier()
+    planned = apply(plan, 98, {})
+    planned.load(written)
+    count = len(losses)
+    train(planned, losses, 3)
+    answer["losses"], answer["after"] = losses[:count], losses[count:]
+    if first:
+        reference.optimizer.param_groups[0]["lr"] = RATE
+        batches = [make_batch(document, 1, step) for step in range(count, count + 3)]
+        answer["afterReference"] = [reference.train_step(*batch).item() for batch in batches]
 if first:
     print(f"CHECKED {json.dumps(answer)}", flush=True)
 dist.barrier()
