@@ -1,6 +1,6 @@
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
 import { findPython, launch } from "../../src/launch/index.js";
@@ -14,7 +14,7 @@ if (!python?.torch) console.warn("Skipped the checkpoints: no Python with PyTorc
 const folder = mkdtempSync(join(tmpdir(), "mpopt checkpoints "));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const script = fileURLToPath(new URL("checkpoints.py", import.meta.url));
+const script = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 
 interface Answer {
   losses: number[];
@@ -28,23 +28,34 @@ interface Answer {
   files: string[];
 }
 
-/** Trains under each plan in turn, from the checkpoint of the one before. */
-async function train(checkpoint: string, wishes: PlanWishes[], ...options: string[]): Promise<Answer> {
-  const plans = wishes.map((each, i) => exportedPlan(folder, `${options.length} ${i}`, makePlan(each)));
-  let answer: Answer | undefined;
+/** Runs a script on the ranks of the first plan: its folder, its own options, the plans. Returns what it found. */
+async function run<T>(
+  script: string,
+  before: string[],
+  wishes: PlanWishes[],
+  ...options: string[]
+): Promise<T> {
+  const plans = wishes.map((each, i) =>
+    exportedPlan(folder, [basename(script), ...options, i].join(" "), makePlan(each)),
+  );
+  let answer: T | undefined;
   const record = await launch({
     plan: plans[0]!.plan,
     planPath: plans[0]!.path,
-    command: ["python", script, checkpoint, "4", ...plans.map(({ path }) => path), ...options],
+    command: ["python", script, ...before, ...plans.map(({ path }) => path), ...options],
     env: { PYTHONPATH: examples, PYTHONDONTWRITEBYTECODE: "1" },
     timeoutSeconds: 300,
     onLog: (line) => {
-      if (line.startsWith("CHECKED ")) answer = JSON.parse(line.slice("CHECKED ".length)) as Answer;
+      if (line.startsWith("CHECKED ")) answer = JSON.parse(line.slice("CHECKED ".length)) as T;
     },
   });
   expect(record.lastLines.filter(() => record.exitCode !== 0)).toEqual([]);
   return answer!;
 }
+
+/** Trains under each plan in turn, from the checkpoint of the one before. */
+const train = (checkpoint: string, wishes: PlanWishes[], ...options: string[]) =>
+  run<Answer>(script("checkpoints.py"), [checkpoint, "4"], wishes, ...options);
 
 /** Expects one run of all the plans, and PyTorch's own checkpoints to be read and to be readable. */
 function expectSameRun({ losses, reference, next, after, afterReference }: Answer, steps: number): void {
@@ -111,5 +122,24 @@ withTorch("a checkpoint outlives a change of plan", () => {
       "--reference",
     );
     expectSameRun(four, 16);
+  }, 310_000);
+
+  test("weights behind bf16, frozen parameters and buffers, into a model without memory", async () => {
+    const plan: PlanWishes = { family: "gpt2", data: 2, parameters: "bf16" };
+    const found = await run<Record<string, number[]>>(
+      script("checkpointContents.py"),
+      [join(folder, "contents")],
+      [
+        { ...plan, zero: 1 },
+        { ...plan, zero: 3 },
+      ],
+    );
+    expect(found.loaded).toHaveLength(3);
+    for (const [i, loss] of found.loaded!.entries()) {
+      expect(Math.abs(loss - found["went on"]![i]!)).toBeLessThan(1e-4);
+    }
+    expect(found.calls).toEqual([1, 2, 3]);
+    expect(found.frozen).toBe(0);
+    expect(found.extra).toEqual({});
   }, 310_000);
 });

@@ -27,7 +27,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 from . import plan_checkpoint
 from .plan_check import require_runnable
 from .plan_common import DTYPES, PlanError
-from .plan_data import apply_data_parallel
+from .plan_data import DataParallel, apply_data_parallel
 from .plan_document import load
 from .plan_layout import find_layouts
 from .plan_mesh import build_mesh, device_type
@@ -97,6 +97,7 @@ class Planned:
         for stage, weights in zip(self.stages, deferred):
             apply_recompute(model, stage, weights)
         ties_between = tie_across_stages(model, names, self.mesh)
+        self.data_parallel: DataParallel | ShardedParallel
         if sharded:
             self.data_parallel = ShardedParallel(
                 model,
