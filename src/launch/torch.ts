@@ -219,16 +219,19 @@ ${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeli
 In \`train.py\`:
 
 \`\`\`python
-from apply_plan import Planned
+import mpopt
 
-planned = Planned.from_file()           # $MPOPT_PLAN, which run.sh sets
-planned.setup(
+plan = mpopt.load()                     # $MPOPT_PLAN, which run.sh sets
+planned = plan.apply(
     model,                              # built alike on every rank
-    loss_fn,                            # loss_fn(logits, targets): mean over one micro-batch
+    loss_fn=loss_fn,                    # loss_fn(logits, targets): mean over one micro-batch
     optimizer=lambda named: torch.optim.AdamW(named.values(), lr=3e-4),
 )
 for inputs, targets in batches:         # ${plan.batch.global} sequences of ${plan.batch.sequence} tokens
-    loss = planned.train_step(planned.local_batch(inputs), planned.local_batch(targets))
+    with mpopt.timed_step() as step:
+        step.loss = planned.train_step(planned.local_batch(inputs), planned.local_batch(targets))
+planned.save("checkpoint")              # any plan of the model loads it
+mpopt.report_done()
 \`\`\`
 
 The model's modules carry the names in \`plan.json\` under \`stages[].modules\`. Start it:

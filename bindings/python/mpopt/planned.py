@@ -24,7 +24,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
-from . import plan_checkpoint
 from .plan_check import require_runnable
 from .plan_common import DTYPES, PlanError
 from .plan_data import DataParallel, apply_data_parallel
@@ -151,6 +150,8 @@ class Planned:
         load them. `extra` is yours, as JSON holds it (the step, the state of a schedule). Every rank must call it, and
         see the same folder. What `folder` held before is replaced once the new is whole.
         """
+        from . import plan_checkpoint
+
         plan_checkpoint.save(self, folder, extra or {})
 
     def load(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -158,4 +159,6 @@ class Planned:
         Reads what `save` wrote under this plan or another one of the model, and returns its `extra`. Every rank must
         call it, after `setup`. Raises PlanError where the checkpoint is of another model or optimizer.
         """
+        from . import plan_checkpoint
+
         return plan_checkpoint.load(self, folder)
