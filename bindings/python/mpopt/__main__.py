@@ -37,8 +37,9 @@ def describe(plan: dict) -> str:
     """The plan's degrees in words."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in zip(plan["mesh"]["axes"], plan["mesh"]["sizes"]))
     schedule, batch = plan["schedule"], plan["batch"]
+    stages = len(plan["stages"])
     return (
-        f"{Plan(plan).world_size} ranks ({mesh}), {len(plan['stages'])} stages, {schedule['name']}, "
+        f"{Plan(plan).world_size} ranks ({mesh}), {stages} {'stage' if stages == 1 else 'stages'}, {schedule['name']}, "
         f"{schedule['microBatches']} micro-batches of {batch['micro']} sequences, ZeRO-{plan['optimizer']['zero']}"
     )
 
