@@ -1,4 +1,4 @@
-import { loadCluster } from "../cluster/index.js";
+import { loadCluster, withHash } from "../cluster/index.js";
 import { type Cluster, documentHash, type Model, MpoptError, type Plan } from "../contracts/index.js";
 import { loadModel } from "../models/index.js";
 
@@ -22,11 +22,12 @@ export function loadInputs(plan: Plan, options: Record<string, unknown>): Loaded
     named: unknown,
     fallback: string,
     read: (reference: string) => T,
+    same: (found: T) => T | undefined,
   ): T | undefined => {
     if (typeof named === "string") return read(named);
     try {
-      const found = read(fallback);
-      if (documentHash(found) === plan[what].sha256) return found;
+      const found = same(read(fallback));
+      if (found !== undefined) return found;
       remarks.push(`The ${what} at ${fallback} is not the one this plan was made from: give --${what}.`);
     } catch (error) {
       if (!(error instanceof MpoptError)) throw error;
@@ -34,8 +35,11 @@ export function loadInputs(plan: Plan, options: Record<string, unknown>): Loaded
     }
     return undefined;
   };
-  const model = load("model", options.model, plan.model.source, loadModel);
-  const cluster = load("cluster", options.cluster, plan.cluster.source, loadCluster);
+  const sameModel = (found: Model) => (documentHash(found) === plan.model.sha256 ? found : undefined);
+  const model = load("model", options.model, plan.model.source, loadModel, sameModel);
+  // A plan for what was left of a cluster names the whole one.
+  const sameCluster = (found: Cluster) => withHash(found, plan.cluster);
+  const cluster = load("cluster", options.cluster, plan.cluster.source, loadCluster, sameCluster);
   return { model, cluster, complete: model !== undefined && cluster !== undefined, remarks };
 }
 

@@ -3,9 +3,11 @@ import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
 import { megatron } from "./megatron.js";
 import { torch } from "./torch.js";
 
+export type { Elastic } from "./elastic.js";
 export type { Exporter, ExportResult } from "./exporter.js";
 export { findPython, type Python } from "./python.js";
 export { type LaunchOptions, launch, type RunRecord } from "./run.js";
+export { type StarterName, starterNames } from "./starters/index.js";
 export { applyPlanPath } from "./torch.js";
 
 /** Every launcher that a plan can be written for, by the name that `--to` takes. */
