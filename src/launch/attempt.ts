@@ -69,7 +69,8 @@ export async function runAttempt(options: AttemptOptions): Promise<void> {
       const line = readLine(text, stream);
       record.note(line, stream);
       heard(line);
-      options.logs?.write(line.rank, line.text);
+      if (line.rank === undefined && line.report?.kind === "rank") options.logs?.open(line.report.rank);
+      else options.logs?.write(line.rank, line.text);
       options.onLog?.(line.text, stream, line.rank);
     }
   };

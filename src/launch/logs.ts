@@ -23,6 +23,11 @@ export class RankLogs {
   }
 
   write(rank: number | undefined, text: string): void {
+    this.open(rank).write(`${text}\n`);
+  }
+
+  /** The log of a rank, which is there although it says nothing. */
+  open(rank: number | undefined): WriteStream {
     const name = rank === undefined ? "starter.log" : `rank-${rank}.log`;
     let stream = this.#streams.get(name);
     if (!stream) {
@@ -32,7 +37,7 @@ export class RankLogs {
       });
       this.#streams.set(name, stream);
     }
-    stream.write(`${text}\n`);
+    return stream;
   }
 
   /** @returns why a line is missing, as a sentence; undefined where all were written. */

@@ -36,10 +36,10 @@ function attemptLines({ plan, steps, medianStepSeconds: measured, memory }: Atte
       measuredBytes === null ? "" : difference(predictedBytes, measuredBytes),
     ]);
   }
-  const head = ["", "predicted", "measured", "of the measured"] as const;
+  const head = ["", "predicted", "measured", "difference"] as const;
   const width = Math.max(...rows.map(([name]) => name.length));
   const line = ([name, ...figures]: readonly [string, string, string, string]) =>
-    `${name.padEnd(width)}  ${figures.map((each) => each.padStart(15)).join("")}`.trimEnd();
+    `${name.padEnd(width)}  ${figures.map((each) => each.padStart(12)).join("")}`.trimEnd();
   return [line(head), ...rows.map(line), stepsSentence(steps, measured)];
 }
 
