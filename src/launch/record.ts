@@ -106,7 +106,7 @@ function memoryByPipelineRank(
   ranks: readonly RunRank[],
 ): Attempt["memory"] {
   const axis = mesh.axes.indexOf("pipeline");
-  return estimate.memory.map(({ pipelineRank, allocatedBytes, terms }) => {
+  return estimate.memory.map(({ pipelineRank, allocatedBytes, reservedBytes, terms }) => {
     const peaks = ranks
       .filter(({ rank }) => (rankTable[rank]?.[axis] ?? 0) === pipelineRank)
       .flatMap(({ peakMemoryBytes, peakResidentBytes }) => {
@@ -115,7 +115,7 @@ function memoryByPipelineRank(
       });
     return {
       pipelineRank,
-      predictedBytes: cluster.deviceType === "cpu" ? allocatedBytes : allocatedBytes - terms.context,
+      predictedBytes: cluster.deviceType === "cpu" ? reservedBytes : allocatedBytes - terms.context,
       measuredBytes: peaks.length > 0 ? Math.max(...peaks) : null,
     };
   });

@@ -137,7 +137,7 @@ withTorch("examples/train_gpt.py", () => {
     const command = ["python", script, "--steps", "5", "--reference"];
     const reference = await launch({ ...options, plan: alone, command });
     for (const [i, { loss }] of reference.steps.entries()) {
-      expect(Math.abs(loss - record.steps[i]!.loss)).toBeLessThan(1e-4);
+      expect(Math.abs(loss! - record.steps[i]!.loss!)).toBeLessThan(1e-4);
     }
     expect(reference.steps).toHaveLength(5);
   }, 200_000);
