@@ -1,5 +1,12 @@
 import type { Model, Plan } from "../contracts/index.js";
-import { type Box, boxShare, commonBox, type StateLayout, stateLayout, stateParts } from "./stateLayout.js";
+import {
+  type Box,
+  boxElements,
+  commonBox,
+  type StateLayout,
+  stateLayout,
+  stateParts,
+} from "./stateLayout.js";
 
 /** What one rank of the new plan needs of the training state, and where it comes from. */
 export interface RankMovement {
@@ -31,7 +38,6 @@ class StoredBlock {
   readonly holders = new Set<number>();
   readonly #byNode = new Map<number, number[]>();
   readonly #all: number[] = [];
-  #turns = 0;
 
   constructor(readonly box: Box) {}
 
@@ -41,10 +47,10 @@ class StoredBlock {
     this.#byNode.set(node, [...(this.#byNode.get(node) ?? []), rank]);
   }
 
-  /** The holders by turns, those on a node first. */
-  nextSource(node: number | undefined): number {
+  /** One of the holders, on a node where there are such. */
+  source(node: number | undefined, turn: number): number {
     const ranks = (node === undefined ? undefined : this.#byNode.get(node)) ?? this.#all;
-    return ranks[this.#turns++ % ranks.length]!;
+    return ranks[turn % ranks.length]!;
   }
 }
 
@@ -72,49 +78,50 @@ export function stateMovement(
   const stored = storedCopies(old, left, nodeOf);
   const pipelineRankOf = (rank: number | undefined) =>
     rank === undefined ? undefined : Math.floor(rank / old.width);
+  let turns = 0;
   const ranks = after.rankTable.map((_, rank): RankMovement => {
     const formerRank = formerRanks[rank];
     const from = new Map<number, number>();
     const sums = { needed: 0, kept: 0, checkpoint: 0 };
     /** Takes a block from the copies of a parameter in turn, as far as each has it. */
-    const take = (wanted: Box, bytesWhole: number, [copy, ...others]: readonly StoredCopy[]): void => {
+    const take = (wanted: Box, bytesEach: number, [copy, ...others]: readonly StoredCopy[]): void => {
       if (!copy) {
-        sums.checkpoint += bytesWhole * boxShare(wanted);
+        sums.checkpoint += bytesEach * boxElements(wanted);
         return;
       }
       for (const block of copy.blocks) {
         const common = commonBox(wanted, block.box);
         if (!common) continue;
-        const bytes = bytesWhole * boxShare(common);
+        const bytes = bytesEach * boxElements(common);
         if (formerRank !== undefined && block.holders.has(formerRank)) sums.kept += bytes;
-        else if (block.holders.size === 0) take(common, bytesWhole, others);
+        else if (block.holders.size === 0) take(common, bytesEach, others);
         else {
-          const source = block.nextSource(formerRank === undefined ? undefined : nodeOf(formerRank));
+          const source = block.source(formerRank === undefined ? undefined : nodeOf(formerRank), turns++);
           from.set(source, (from.get(source) ?? 0) + bytes);
         }
       }
     };
     for (const parameter of next.byPipelineRank[Math.floor(rank / next.width)]!) {
       for (const part of stateParts) {
-        const bytesWhole = parameter.elements * next.bytesEach[part];
-        const wanted = parameter.box(part, rank % next.width);
-        if (bytesWhole === 0 || boxShare(wanted) === 0) continue;
-        sums.needed += bytesWhole * boxShare(wanted);
+        const bytesEach = next.bytesEach[part];
         const copies = stored.get(`${part}/${parameter.id}`) ?? [];
         const own = copies.filter(({ pipelineRank }) => pipelineRank === pipelineRankOf(formerRank));
-        take(wanted, bytesWhole, [...own, ...copies.filter((copy) => !own.includes(copy))]);
+        const inOrder = [...own, ...copies.filter((copy) => !own.includes(copy))];
+        for (const wanted of parameter.boxes(part, rank % next.width)) {
+          sums.needed += bytesEach * boxElements(wanted);
+          take(wanted, bytesEach, inOrder);
+        }
       }
     }
     return {
       rank,
       formerRank,
-      neededBytes: Math.round(sums.needed),
-      keptBytes: Math.round(sums.kept),
+      neededBytes: sums.needed,
+      keptBytes: sums.kept,
       from: [...from]
-        .map(([source, bytes]) => ({ formerRank: source, bytes: Math.round(bytes) }))
-        .filter(({ bytes }) => bytes > 0)
+        .map(([source, bytes]) => ({ formerRank: source, bytes }))
         .sort((a, b) => b.bytes - a.bytes || a.formerRank - b.formerRank),
-      checkpointBytes: Math.round(sums.checkpoint),
+      checkpointBytes: sums.checkpoint,
     };
   });
   const sum = (of: (rank: RankMovement) => number) => ranks.reduce((total, rank) => total + of(rank), 0);
@@ -135,17 +142,17 @@ function storedCopies(
 ): Map<string, StoredCopy[]> {
   const found = new Map<string, StoredCopy[]>();
   for (const [pipelineRank, parameters] of layout.byPipelineRank.entries()) {
-    for (const { id, box: boxOf } of parameters) {
+    for (const { id, boxes } of parameters) {
       for (const part of stateParts) {
         const blocks = new Map<string, StoredBlock>();
         for (let place = 0; place < layout.width; place++) {
-          const box = boxOf(part, place);
-          if (boxShare(box) === 0) continue;
-          const name = box.join();
-          const block = blocks.get(name) ?? new StoredBlock(box);
-          blocks.set(name, block);
           const rank = pipelineRank * layout.width + place;
-          if (left.has(rank)) block.add(rank, nodeOf(rank));
+          for (const box of boxes(part, place)) {
+            const name = box.join();
+            const block = blocks.get(name) ?? new StoredBlock(box);
+            blocks.set(name, block);
+            if (left.has(rank)) block.add(rank, nodeOf(rank));
+          }
         }
         const key = `${part}/${id}`;
         found.set(key, [...(found.get(key) ?? []), { pipelineRank, blocks: [...blocks.values()] }]);

@@ -4,7 +4,7 @@ import { tensorsById } from "../models/workload.js";
 import { type Groups, groupsOf } from "../search/groups.js";
 import { configurationOf } from "./estimate.js";
 
-/** A half-open part of one axis, as a share of its length: [0, 1) is all of it. */
+/** A half-open range of one axis. */
 export type Interval = readonly [start: number, end: number];
 
 /** A block of a tensor, an interval an axis. */
@@ -18,9 +18,8 @@ export type StatePart = (typeof stateParts)[number];
 export interface PlacedParameter {
   /** Tied parameters are one, under the id of the first. */
   id: string;
-  elements: number;
-  /** The block that a rank keeps, by its place among the ranks of its stage. */
-  box: (part: StatePart, place: number) => Box;
+  /** The blocks that a rank keeps, by its place among the ranks of its stage. */
+  boxes: (part: StatePart, place: number) => Box[];
 }
 
 /** Where the training state of a plan lies. */
@@ -35,8 +34,8 @@ export interface StateLayout {
 /**
  * The layout of parameters and optimizer state over a plan's ranks. Tensor and expert parallelism divide axes as the
  * plan's operators say. ZeRO-1 shares out the parameters of a rank one after another in equal slices, as the flat
- * buffers of `apply_plan.py` and Megatron-LM's distributed optimizer do; ZeRO-2 and 3 divide each along its first axis,
- * as FSDP2 does. Where a slice ends inside a row it is taken to end at the same share of all rows.
+ * buffers of `apply_plan.py` and Megatron-LM's distributed optimizer do; ZeRO-2 and 3 divide each by itself, as FSDP2
+ * does.
  * @throws MpoptError E_PLAN_INVALID for a plan that was made from another model.
  */
 export function stateLayout(plan: Plan, model: Model): StateLayout {
@@ -71,8 +70,7 @@ export function stateLayout(plan: Plan, model: Model): StateLayout {
 /** A parameter that a stage holds, before ZeRO. */
 interface Held {
   id: string;
-  axes: number;
-  elements: number;
+  shape: readonly number[];
   expert: boolean;
   /** Axis that tensor ranks divide, and the one that ranks with different experts do. */
   tensorAxis: number | undefined;
@@ -106,8 +104,7 @@ function parametersOf(
       return [
         {
           id: tensor.tiedTo ?? id,
-          axes: Math.max(1, tensor.shape.length),
-          elements: tensor.shape.reduce((product, n) => product * n, 1),
+          shape: tensor.shape.length > 0 ? tensor.shape : [1],
           expert: ofExperts,
           tensorAxis: split === undefined ? undefined : Number(split),
           expertAxis: ofExperts && expert.size > 1 ? expertAxis : undefined,
@@ -121,67 +118,75 @@ function parametersOf(
 function placed(all: readonly Held[], zero: number, groups: Groups): PlacedParameter[] {
   const slices = { dense: sliceStarts(all, false, groups), expert: sliceStarts(all, true, groups) };
   return all.map((held) => {
-    const [tensor, shards] = held.expert
-      ? [groups.expertTensor, groups.expertShards]
-      : [groups.tensor, groups.shards];
+    const shards = held.expert ? groups.expertShards : groups.shards;
     const sharded = (part: StatePart) => shards.size > 1 && (part === "optimizer" ? zero >= 1 : zero >= 3);
-    const { start, local, total } = slices[held.expert ? "expert" : "dense"].get(held.id)!;
-    const box = (part: StatePart, place: number): Box => {
-      const intervals: Interval[] = new Array(held.axes).fill([0, 1]);
-      const cut = (axis: number, size: number, index: number) => {
-        intervals[axis] = inside(intervals[axis]!, [index / size, (index + 1) / size]);
-      };
-      if (held.expertAxis !== undefined) {
-        cut(
-          held.expertAxis,
-          groups.expert.size,
-          Math.floor(place / groups.expert.stride) % groups.expert.size,
+    const { start, total } = slices[held.expert ? "expert" : "dense"].get(held.id)!;
+    const boxes = (part: StatePart, place: number): Box[] => {
+      const whole = dividedBox(held, place, groups);
+      if (!sharded(part)) return [whole];
+      const index = Math.floor(place / shards.stride) % shards.size;
+      const elements = boxElements(whole);
+      const at = (slice: number) =>
+        Math.min(
+          elements,
+          Math.max(
+            0,
+            Math.ceil(((zero === 1 ? total : elements) * slice) / shards.size) - (zero === 1 ? start : 0),
+          ),
         );
-      }
-      if (held.tensorAxis !== undefined && tensor.size > 1) {
-        cut(held.tensorAxis, tensor.size, Math.floor(place / tensor.stride) % tensor.size);
-      }
-      if (sharded(part)) {
-        const index = Math.floor(place / shards.stride) % shards.size;
-        const share: Interval =
-          zero === 1
-            ? [
-                clampShare(((index * total) / shards.size - start) / local),
-                clampShare((((index + 1) * total) / shards.size - start) / local),
-              ]
-            : [index / shards.size, (index + 1) / shards.size];
-        intervals[0] = inside(intervals[0]!, share);
-      }
-      return intervals;
+      return boxesOfRange(whole, at(index), at(index + 1));
     };
-    return { id: held.id, elements: held.elements, box };
+    return { id: held.id, boxes };
   });
 }
 
-/** Where each parameter begins in the flat buffer of a rank, with its own length there and the buffer's. */
+/** What tensor and expert parallelism leave of a parameter for one rank. */
+function dividedBox({ shape, expert, tensorAxis, expertAxis }: Held, place: number, groups: Groups): Box {
+  const box: Interval[] = shape.map((length) => [0, length]);
+  const cut = (axis: number | undefined, { size, stride }: Groups["tensor"]) => {
+    if (axis === undefined || size === 1) return;
+    const index = Math.floor(place / stride) % size;
+    const [start, end] = box[axis]!;
+    const at = (part: number) => start + Math.round(((end - start) * part) / size);
+    box[axis] = [at(index), at(index + 1)];
+  };
+  cut(expertAxis, groups.expert);
+  cut(tensorAxis, expert ? groups.expertTensor : groups.tensor);
+  return box;
+}
+
+/** Where each parameter begins in the flat buffer of a rank, and the buffer's length. */
 function sliceStarts(all: readonly Held[], expert: boolean, groups: Groups) {
   const own = all.filter((held) => held.expert === expert);
-  const local = ({ elements, tensorAxis, expertAxis }: Held) =>
-    elements /
-    (tensorAxis === undefined ? 1 : (expert ? groups.expertTensor : groups.tensor).size) /
-    (expertAxis === undefined ? 1 : groups.expert.size);
-  const total = own.reduce((sum, held) => sum + local(held), 0);
+  // Ranks whose parts differ by a row have buffers that differ as little.
+  const length = (held: Held) => boxElements(dividedBox(held, 0, groups));
+  const total = own.reduce((sum, held) => sum + length(held), 0);
   let start = 0;
   return new Map(
     own.map((held) => {
-      const entry = [held.id, { start, local: local(held), total }] as const;
-      start += local(held);
+      const entry = [held.id, { start, total }] as const;
+      start += length(held);
       return entry;
     }),
   );
 }
 
-function clampShare(share: number): number {
-  return Math.min(1, Math.max(0, share));
-}
-
-function inside([start, end]: Interval, [low, high]: Interval): Interval {
-  return [start + (end - start) * low, start + (end - start) * high];
+/** The elements [start, end) of a block in the order of its last axis, as blocks. */
+function boxesOfRange([first, ...rest]: Box, start: number, end: number): Box[] {
+  if (start >= end) return [];
+  if (!first) return [[]];
+  const [offset] = first;
+  const row = boxElements(rest);
+  const [top, bottom] = [Math.ceil(start / row), Math.floor(end / row)];
+  const one = (index: number, from: number, to: number): Box[] =>
+    boxesOfRange(rest, from, to).map((box) => [[offset + index, offset + index + 1], ...box]);
+  // All inside one row.
+  if (top > bottom) return one(bottom, start - bottom * row, end - bottom * row);
+  return [
+    ...(start < top * row ? one(top - 1, start - (top - 1) * row, row) : []),
+    ...(top < bottom ? [[[offset + top, offset + bottom] as Interval, ...rest]] : []),
+    ...(bottom * row < end ? one(bottom, 0, end - bottom * row) : []),
+  ];
 }
 
 /** What two blocks of a tensor have in common; undefined where that is nothing. */
@@ -192,7 +197,6 @@ export function commonBox(a: Box, b: Box): Box | undefined {
   return common.every(([start, end]) => start < end) ? common : undefined;
 }
 
-/** Share of the tensor that a block is. */
-export function boxShare(box: Box): number {
-  return box.reduce((share, [start, end]) => share * Math.max(0, end - start), 1);
+export function boxElements(box: Box): number {
+  return box.reduce((product, [start, end]) => product * (end - start), 1);
 }
