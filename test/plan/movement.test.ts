@@ -147,7 +147,7 @@ describe("stateMovement", () => {
           for (const { formerRank } of found.from) expect(left).toContain(formerRank);
         }
       }),
-      { numRuns: 25, seed: 7 },
+      { numRuns: 15, seed: 7 },
     );
   });
 
