@@ -1,10 +1,13 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { clusterPreset } from "../../src/cluster/index.js";
 import { type Run, readDocument } from "../../src/contracts/index.js";
 import { type LaunchOptions, launch, type StarterName } from "../../src/launch/index.js";
 import { onPath } from "../../src/launch/python.js";
+import { loadModel } from "../../src/models/index.js";
+import { createPlan } from "../../src/plan/index.js";
 import { pathWithStarters, pretendingPython, realPython } from "./fakes.js";
 import { makePlan, type PlanWishes } from "./planFactory.js";
 
@@ -217,6 +220,54 @@ describe.skipIf(!realPython)("on several nodes", () => {
     expect(seen).toHaveLength(4);
     await expect(launched("deepspeed", wishes)).rejects.toThrow("but found no --hostfile");
   });
+});
+
+test.skipIf(!realPython)("--elastic on several nodes: all but the one whose rank died", async () => {
+  const model = loadModel("tiny-gpt");
+  const cluster = clusterPreset("h100-sxm:2x3");
+  const plan = await createPlan({
+    ...{ model, cluster, plain: true },
+    job: { globalBatch: 24, sequence: 64, pins: { data: 6 } },
+  });
+  const dying = join(folder, "dying.py");
+  const step = (number: string) =>
+    `print('MPOPT_STEP {"step": %d, "seconds": 0.1, "loss": 1.0}' % (${number}), flush=True)`;
+  writeFileSync(
+    dying,
+    [
+      "import os, signal, sys, time",
+      "again = os.environ.get('MPOPT_RESUME') == '1'",
+      "if os.environ['RANK'] == '0':",
+      `    ${step("1 if again else 0")}`,
+      "    open(sys.argv[1], 'w').close()",
+      "while not os.path.exists(sys.argv[1]): time.sleep(0.05)",
+      "if os.environ['RANK'] == '3' and not again: os.kill(os.getpid(), signal.SIGKILL)",
+      "if not again: time.sleep(600)",
+    ].join("\n"),
+  );
+  const planPath = join(folder, "wide.json");
+  const lines: string[] = [];
+  const record = await launch({
+    ...{
+      plan,
+      planPath,
+      command: [python, dying, join(folder, "step done")],
+      starter: "srun",
+      timeoutSeconds: 120,
+    },
+    env: { PATH, ...outside, MASTER_ADDR: "127.0.0.1", MPOPT_DEVICE: "cpu" },
+    elastic: { model, cluster, maxRestarts: 1 },
+    onLog: (line) => lines.push(line),
+  });
+  expect(record.exitCode).toBe(0);
+  expect(record.run.attempts.map(({ outcome }) => outcome)).toEqual(["failed", "done"]);
+  const second = record.run.attempts[1]!;
+  expect([2, 4]).toContain(second.plan.rankTable.length);
+  expect(second.steps.map(({ step }) => step)).toEqual([1]);
+  expect(readDocument("plan", join(folder, "wide.restart-1.json"))).toEqual(second.plan);
+  const words = lines.filter((line) => line.startsWith("WORDS ")).map((line) => line.slice(6));
+  expect(words[0]).not.toContain("--exclude");
+  expect(words[1]).toContain(`--exclude=${hostname()}`);
 });
 
 test.skipIf(!realPython)("--logs: one file a rank, and one for the starter", async () => {

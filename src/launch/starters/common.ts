@@ -68,7 +68,10 @@ export function readHosts(path: string): { host: string; slots: number | undefin
 export function requireHosts({ hostfile, layout, without = [] }: StartRequest): string[] | undefined {
   if (hostfile === undefined) return undefined;
   const { nodes, ranksPerNode } = layout;
-  const hosts = readHosts(hostfile).filter(({ host }) => !without.includes(host));
+  // A rank knows its host by a name that may lack the domain.
+  const short = (host: string) => host.split(".")[0];
+  const gone = new Set(without.map(short));
+  const hosts = readHosts(hostfile).filter(({ host }) => !gone.has(short(host)));
   const fit = hosts.filter(({ slots }) => slots === undefined || slots >= ranksPerNode);
   if (fit.length >= nodes) return fit.slice(0, nodes).map(({ host }) => host);
   throw new MpoptError(
