@@ -71,7 +71,9 @@ export async function launch(options: LaunchOptions): Promise<RunRecord> {
   const environment: NodeJS.ProcessEnv = { ...process.env, ...options.env };
   delete environment.MPOPT_SCHEDULE;
   const python = await requireTorch(interpreter, environment, signal);
-  await checkMachine(plan, python, environment, signal);
+  // Where ranks run elsewhere, as from a login node, this machine says nothing.
+  const here = starter.name === "torchrun" || (starter.name !== "srun" && nodeLayout(plan).nodes === 1);
+  if (here) await checkMachine(plan, python, environment, signal);
   const { timeoutSeconds } = options;
   const deadline = timeoutSeconds === undefined ? undefined : Date.now() + timeoutSeconds * 1000;
   const context: Context = { options, starter, python, script, environment, deadline };
