@@ -6,6 +6,10 @@
 The model is plain PyTorch with the module names that the plan uses: GPT-2's (layer norm, learned positions,
 GELU) or Llama's (RMS norm, rotary positions, gated MLP, grouped keys and values). Rank 0 prints one line a
 step, `MPOPT_STEP {"step": 3, "seconds": 0.12, "loss": 7.6}`, and `MPOPT_DONE {...}` at the end.
+
+With `--checkpoint DIR` the whole state is saved there every few steps, in a form that any other plan of the model can
+load. Under MPOPT_RESUME, which `mpopt launch --elastic` sets when it goes on after a rank has died, or with `--resume`,
+training goes on from there.
 """
 
 from __future__ import annotations
@@ -239,6 +243,13 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def has_checkpoint(folder: str) -> bool:
+    """Whether rank 0 sees one, so that all ranks agree. What a save was cut off from replacing counts."""
+    found = [any(os.path.isdir(path) for path in (folder, f"{folder}.previous"))]
+    dist.broadcast_object_list(found)
+    return found[0]
+
+
 class Reference:
     """The unsharded model in one process: the same batches, the same micro-batch size."""
 
@@ -265,7 +276,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--reference", action="store_true", help="train the unsharded model in one process")
+    parser.add_argument("--checkpoint", metavar="DIR", help="save the training state into this folder")
+    parser.add_argument("--save-every", type=int, default=10, metavar="N", help="steps between two saves")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     options = parser.parse_args()
+    if options.checkpoint and options.reference:
+        parser.error("--checkpoint saves what a plan shards: it does not go with --reference")
+    if options.save_every < 1:
+        parser.error(f"--save-every takes a number of at least 1, not {options.save_every}")
+    if options.resume and not options.checkpoint:
+        parser.error("--resume goes on from the folder that --checkpoint names")
     torch.set_num_threads(int(os.environ.get("MPOPT_THREADS", "1")))
 
     if options.reference:
@@ -283,8 +303,13 @@ def main() -> None:
             optimizer=lambda named: torch.optim.AdamW(named.values(), lr=options.learning_rate, fused=True),
         )
 
+    begin = 0
+    resume = options.resume or os.environ.get("MPOPT_RESUME") == "1"
+    if options.checkpoint and resume and has_checkpoint(options.checkpoint):
+        begin = trainer.load(options.checkpoint)["step"]
+
     times = []
-    for step in range(options.steps):
+    for step in range(begin, options.steps):
         inputs, targets = make_batch(plan, options.seed, step)
         if not options.reference:
             inputs, targets = trainer.local_batch(inputs), trainer.local_batch(targets)
@@ -293,6 +318,8 @@ def main() -> None:
         times.append(time.perf_counter() - start)
         if first:
             report("MPOPT_STEP", step=step, seconds=times[-1], loss=loss)
+        if options.checkpoint and ((step + 1) % options.save_every == 0 or step + 1 == options.steps):
+            trainer.save(options.checkpoint, {"step": step + 1})
 
     peaks: list = [peak_memory_bytes(device)]
     if not options.reference:

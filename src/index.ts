@@ -7,12 +7,14 @@ export { clusterPreset, clusterPresetNames, loadCluster } from "./cluster/index.
 export { type ProfileOptions, profileCluster as profile } from "./cluster/profile.js";
 export * from "./contracts/index.js";
 export {
+  type Elastic,
   exportPlan,
   findPython,
   type LaunchOptions,
   launch,
   lossyFor,
   type RunRecord,
+  type StarterName,
 } from "./launch/index.js";
 export {
   importHuggingFace,
@@ -30,6 +32,8 @@ export {
   type Violation,
 } from "./plan/index.js";
 export { type Money, moneyOf } from "./plan/money.js";
+export { type Movement, type RankMovement, stateMovement } from "./plan/movement.js";
+export { type Replanned, type ReplanOptions, replan } from "./plan/replan.js";
 export { parseWhatIf, planWhatIf, type WhatIf, type WhatIfChange } from "./plan/whatIf.js";
 export { explainPlan, renderHtml, renderPlan, renderSimulation, traceOf } from "./report/index.js";
 export {

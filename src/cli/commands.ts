@@ -15,6 +15,7 @@ export const commands: Readonly<Record<string, () => Promise<Command>>> = {
   report: async () => (await import("./report.js")).reportCommand(),
   export: async () => (await import("./export.js")).exportCommand(),
   launch: async () => (await import("./launch.js")).launchCommand(),
+  replan: async () => (await import("./replan.js")).replanCommand(),
   validate: async () => (await import("./validate.js")).validateCommand(),
   solve: async () => (await import("./solve.js")).solveCommand(),
   "build-native": async () => (await import("./buildNative.js")).buildNativeCommand(),

@@ -1,6 +1,25 @@
-import { MpoptError, readDocument } from "../contracts/index.js";
-import { launch, type RunRecord } from "../launch/index.js";
-import { type Context, defineCommand, nonNegativeInteger, positiveNumber } from "./context.js";
+import { basename, dirname, join } from "node:path";
+import { MpoptError, type Plan, readDocument } from "../contracts/index.js";
+import { type Elastic, launch, type RunRecord, type StarterName, starterNames } from "../launch/index.js";
+import { renderRun } from "../report/index.js";
+import { type Context, defineCommand, nonNegativeInteger, positiveNumber, printError } from "./context.js";
+import { requireInputs } from "./inputs.js";
+import { version } from "./version.js";
+
+interface LaunchCommandOptions {
+  with: StarterName;
+  timeout?: number;
+  nodeRank?: number;
+  rendezvous?: string;
+  hostfile?: string;
+  logs?: string;
+  /** False for --no-record. */
+  record?: string | boolean;
+  elastic?: boolean;
+  maxRestarts?: number;
+  model?: string;
+  cluster?: string;
+}
 
 /** `mpopt launch PLAN -- python train.py`: runs a plan and sets the measured step beside the predicted. */
 export const launchCommand = () =>
@@ -8,61 +27,81 @@ export const launchCommand = () =>
     "launch",
     "Run a training script on the plan's ranks, and compare its step time with the prediction.",
     "mpopt launch plan.json -- python examples/train_gpt.py --steps 20",
-    async (context, [path, ...command], options) => {
+    async (context, [path, ...command], given) => {
+      const options = given as unknown as LaunchCommandOptions;
       const plan = readDocument("plan", path!);
+      const recordPath = recordPathOf(path!, options);
       // The ranks are in a session of their own: without this they would outlive a closed terminal.
       const closed = new AbortController();
       process.once("SIGHUP", () => closed.abort());
       const record = await launch({
-        plan,
-        planPath: path!,
-        command,
-        timeoutSeconds: options.timeout as number | undefined,
-        nodeRank: options.nodeRank as number | undefined,
-        rendezvousEndpoint: options.rendezvous as string | undefined,
+        ...{ plan, planPath: path!, command, recordPath, version },
+        starter: options.with,
+        timeoutSeconds: options.timeout,
+        nodeRank: options.nodeRank,
+        rendezvousEndpoint: options.rendezvous,
+        hostfile: options.hostfile,
+        logs: options.logs,
+        elastic: elasticOf(plan, options),
         signal: AbortSignal.any([context.signal, closed.signal]),
         onProgress: (event) => context.progress(event),
-        onLog: (line) => {
-          if (!line.startsWith("MPOPT_")) context.note(line);
+        onLog: (line, _stream, rank) => {
+          if (!line.startsWith("MPOPT_")) context.note(rank === undefined ? line : `[rank ${rank}] ${line}`);
         },
       });
       if (record.exitCode !== 0) {
-        throw new MpoptError(
-          "E_LAUNCH",
-          `Expected every rank to end well but the launch ended with status ${record.exitCode} after ${record.steps.length} steps.`,
-          context.json || context.quiet ? record.lastLines : [],
-        );
+        fail(context, record);
+        return;
       }
-      printRecord(context, record);
-      context.result(record);
+      context.print(renderRun(record.run));
+      if (recordPath !== undefined) context.print(`\nWritten to ${recordPath}.`);
+      context.result(record.run);
     },
   )
     .argument("<plan>", "the plan, a file that mpopt plan wrote")
     .argument("[command...]", "the script and its arguments, after --")
+    .option("--with <starter>", `what starts the ranks: ${starterNames.join(", ")}`, "torchrun")
     .option("--timeout <seconds>", "stop the ranks after this time", positiveNumber)
-    .option("--node-rank <n>", "index of this node, for a plan on several", nonNegativeInteger)
-    .option("--rendezvous <host:port>", "where the nodes meet, for a plan on several");
+    .option("--logs <dir>", "also write one log a rank into this folder")
+    .option("--record <file>", "where to write the run record (default: PLAN.run.json beside the plan)")
+    .option("--no-record", "write no run record")
+    .optionsGroup("When ranks die:")
+    .option("--elastic", "plan for what is left and go on from the script's last checkpoint")
+    .option("--max-restarts <n>", "with --elastic: attempts after the first (default: 3)", nonNegativeInteger)
+    .option("--model <model>", "with --elastic: model (default: the plan's own source)")
+    .option("--cluster <cluster>", "with --elastic: cluster (default: the plan's own source)")
+    .optionsGroup("For a plan on several nodes:")
+    .option("--node-rank <n>", "index of this node, where torchrun runs on each", nonNegativeInteger)
+    .option("--rendezvous <host:port>", "where the ranks meet")
+    .option("--hostfile <file>", "a host a line, for mpirun and deepspeed");
 
-function printRecord(context: Context, record: RunRecord): void {
-  const { steps, medianStepSeconds: measured, predictedStepSeconds: predicted } = record;
-  if (measured === null) {
-    const found = steps.length ? `${steps.length} steps, all of them warm-up` : "no MPOPT_STEP lines";
-    context.print(`Predicted step ${seconds(predicted)}; not measured: the script printed ${found}.`);
-    return;
+/** @throws MpoptError E_USAGE for options that want --elastic, and for inputs that are not found. */
+function elasticOf(plan: Plan, options: LaunchCommandOptions): Elastic | undefined {
+  const { elastic, maxRestarts = 3, model, cluster } = options;
+  if (elastic) return { ...requireInputs(plan, { model, cluster }), maxRestarts };
+  if (options.maxRestarts !== undefined || model !== undefined || cluster !== undefined) {
+    const name =
+      options.maxRestarts !== undefined ? "max-restarts" : model !== undefined ? "model" : "cluster";
+    throw new MpoptError("E_USAGE", `Expected --elastic beside --${name} but found none.`);
   }
-  const first = steps[0]!;
-  const last = steps[steps.length - 1]!;
-  const off = (100 * (predicted - measured)) / measured;
-  context.print(
-    [
-      `Predicted step  ${seconds(predicted)}`,
-      `Measured step   ${seconds(measured)}  (median of ${steps.length - 2} after 2 warm-up steps)`,
-      `Difference      ${off >= 0 ? "+" : ""}${off.toFixed(1)} % of the measured`,
-      `Loss            ${first.loss.toFixed(4)} → ${last.loss.toFixed(4)} over ${steps.length} steps`,
-    ].join("\n"),
-  );
+  return undefined;
 }
 
-function seconds(value: number): string {
-  return value >= 1 ? `${value.toFixed(2)} s` : `${(value * 1000).toFixed(1)} ms`;
+/** Beside the plan; nodes that run torchrun each have a record of their own. */
+function recordPathOf(plan: string, { record, nodeRank }: LaunchCommandOptions): string | undefined {
+  if (record === false) return undefined;
+  if (typeof record === "string") return record;
+  return join(dirname(plan), `${basename(plan, ".json")}.run${nodeRank ? `-${nodeRank}` : ""}.json`);
+}
+
+/** Says that the ranks failed; the status is theirs, as of any program that starts others. */
+function fail(context: Context, { exitCode, reason, steps, lastLines, run }: RunRecord): void {
+  const restarts = run.attempts.length > 1 ? ` and ${run.attempts.length - 1} restarts` : "";
+  const error = new MpoptError(
+    "E_LAUNCH",
+    `Expected every rank to end well but the launch ended with status ${exitCode} after ${steps.length} steps${restarts}.`,
+    [...(reason ? [reason] : []), ...(context.json || context.quiet ? lastLines : [])],
+  );
+  printError(error, context.json);
+  process.exitCode = exitCode;
 }

@@ -2,12 +2,13 @@ import { basename } from "node:path";
 import { MpoptError } from "../contracts/index.js";
 import { readClusters, writeClusters } from "../validate/clusterFiles.js";
 import { readCsv } from "../validate/index.js";
+import { isRecorded, recordedRuns } from "../validate/recorded.js";
 import { renderCalibration, renderPredictions, renderScore, renderUnpredicted } from "../validate/tables.js";
-import { readRuns, type Validation, validateRuns } from "../validate/validate.js";
+import { type RunSource, runsOf, type Validation, validateRuns } from "../validate/validate.js";
 import { type Context, defineCommand } from "./context.js";
 
 interface Given {
-  calibrate?: string;
+  calibrate?: string[];
   clusters?: string;
   output?: string;
 }
@@ -17,7 +18,7 @@ export const validateCommand = () =>
     "validate",
     "predict measured runs, compare, and fit clusters to them",
     "mpopt validate runs.csv --calibrate earlier.csv -o clusters",
-    async (context, [path], given) => {
+    async (context, paths, given) => {
       const options = given as Given;
       if (options.output && !options.calibrate) {
         throw new MpoptError(
@@ -25,9 +26,9 @@ export const validateCommand = () =>
           "Expected --calibrate FEW.csv beside -o, which writes what it finds.",
         );
       }
-      const table = readCsv(path!);
-      const few = options.calibrate ? readCsv(options.calibrate) : undefined;
-      const validation = await validateRuns(table, {
+      const runs = readSource(paths);
+      const few = options.calibrate ? readSource(options.calibrate) : undefined;
+      const validation = await validateRuns(runs, {
         ...(few ? { calibrateWith: few } : {}),
         ...(options.clusters ? { templates: readClusters(options.clusters) } : {}),
         signal: context.signal,
@@ -36,17 +37,31 @@ export const validateCommand = () =>
       const { calibration } = validation;
       const written =
         options.output && calibration && few
-          ? writeClusters(options.output, calibration, readRuns(few).runs, basename(few.where))
+          ? writeClusters(options.output, calibration, runsOf(few).runs, basename(few.where))
           : [];
       report(context, validation);
       for (const file of written) context.print(`Written to ${file}.`);
       context.result(documentOf(validation));
     },
   )
-    .argument("<runs>", "CSV of runs: model, GPUs and plan by column, and what was measured")
-    .option("--calibrate <few>", "CSV of measured runs that the clusters are fitted to first")
+    .argument("<runs...>", "CSV of runs by column, or run records of mpopt launch: files and folders of them")
+    .option(
+      "--calibrate <few>",
+      "measured runs that the clusters are fitted to first, in the same forms; may be repeated",
+      (path: string, before: string[] = []) => [...before, path],
+    )
     .option("--clusters <dir>", "folder of cluster files that an earlier calibration wrote")
     .option("-o, --output <dir>", "write the fitted clusters into this folder, one file a kind");
+
+/** One table, or any number of records. @throws MpoptError E_USAGE for both together, and as their readers. */
+function readSource(paths: readonly string[]): RunSource {
+  if (paths.every(isRecorded)) return recordedRuns(paths);
+  if (paths.length === 1) return readCsv(paths[0]!);
+  throw new MpoptError(
+    "E_USAGE",
+    `Expected one CSV or any number of run records but found ${paths.length} files with ${paths.find((path) => !isRecorded(path))} among them.`,
+  );
+}
 
 function report(context: Context, validation: Validation): void {
   const { predictions, unpredicted, score, uncalibrated, calibration, measured } = validation;

@@ -4,7 +4,14 @@ import { clusterPreset } from "./presets.js";
 
 export { clusterPreset, clusterPresetNames } from "./presets.js";
 export * from "./topology.js";
-export { withDeviceSpeed, withDevices, withHostSpeed, withLinkSpeed, withPart } from "./variants.js";
+export {
+  withDeviceSpeed,
+  withDevices,
+  withHash,
+  withHostSpeed,
+  withLinkSpeed,
+  withPart,
+} from "./variants.js";
 
 /**
  * Loads a cluster: a `mpopt.cluster/1` file, or a preset such as `h100-sxm:8x16` or `h100-sxm:8x2+a100-80:4x3`.

@@ -64,10 +64,28 @@ export function withDevices(cluster: Cluster, devices: number): Cluster {
   }
   return {
     ...cluster,
-    name: `${cluster.name} with ${devices} devices`,
+    name: `${cluster.name.replace(/ with \d+ devices$/, "")} with ${devices} devices`,
     devices: [{ ...device, count: devices }],
     topology: { levels },
   };
+}
+
+/**
+ * The cluster of which a plan took so many devices; undefined where neither it nor so many of its devices have the
+ * hash that the plan notes.
+ */
+export function withHash(
+  cluster: Cluster,
+  { devices, sha256 }: { devices: number; sha256: string },
+): Cluster | undefined {
+  if (documentHash(cluster) === sha256) return cluster;
+  try {
+    const part = withDevices(cluster, devices);
+    return documentHash(part) === sha256 ? part : undefined;
+  } catch (error) {
+    if (error instanceof MpoptError) return undefined;
+    throw error;
+  }
 }
 
 /**

@@ -7,6 +7,7 @@ import { MpoptError } from "./errors.js";
 import { jobSchema } from "./job.js";
 import { modelSchema } from "./model.js";
 import { planSchema } from "./plan.js";
+import { runSchema } from "./run.js";
 
 /** Every contract by its name; the major version is part of the name that a file carries. */
 export const contracts = {
@@ -14,6 +15,7 @@ export const contracts = {
   cluster: { name: "mpopt.cluster", major: 1, schema: clusterSchema },
   job: { name: "mpopt.job", major: 1, schema: jobSchema },
   plan: { name: "mpopt.plan", major: 1, schema: planSchema },
+  run: { name: "mpopt.run", major: 1, schema: runSchema },
 } as const;
 
 export type ContractName = keyof typeof contracts;

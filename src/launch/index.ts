@@ -7,9 +7,11 @@ import { megatronBridge } from "./megatronBridge.js";
 import { torch } from "./torch.js";
 import { torchtitan } from "./torchtitan.js";
 
+export type { Elastic } from "./elastic.js";
 export type { Exporter, ExportResult } from "./exporter.js";
 export { findPython, type Python } from "./python.js";
 export { type LaunchOptions, launch, type RunRecord } from "./run.js";
+export { type StarterName, starterNames } from "./starters/index.js";
 export { applyPlanPath } from "./torch.js";
 
 /** Every launcher that a plan can be written for, by the name that `--to` takes. */

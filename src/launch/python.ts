@@ -71,7 +71,8 @@ function candidates(environment: NodeJS.ProcessEnv, folder: string): string[] {
   return [...new Set(found.filter((path): path is string => Boolean(path)))];
 }
 
-function onPath(name: string, path = ""): string | undefined {
+/** The program of that name; undefined where no folder of the path has one. */
+export function onPath(name: string, path = ""): string | undefined {
   for (const folder of path.split(delimiter)) {
     const file = join(folder || ".", name);
     try {

@@ -6,18 +6,32 @@ import { isRowMajor, nodeLayout } from "./layout.js";
 import { isPlainSchedule, scheduleCsvOf } from "./schedule.js";
 import { shellQuote } from "./shell.js";
 
-/** The Python module that applies a plan; it needs PyTorch alone and ships as it stands in the repository. */
+/** The Python module that scripts beside an exported plan import; it ships as it stands in the repository. */
 export const applyPlanPath = fileURLToPath(new URL("../../bindings/python/apply_plan.py", import.meta.url));
-/** Its parts, beside it. */
+/** What it imports beside it: the modules of the Python package `mpopt` that apply a plan. They need PyTorch alone. */
 const applyPlanParts = [
-  "plan_common.py",
-  "plan_data.py",
-  "plan_recompute.py",
-  "plan_schedule.py",
-  "plan_sharded.py",
-  "plan_tensor.py",
-  "plan_ties.py",
-];
+  "__init__",
+  "__main__",
+  "errors",
+  "plan_check",
+  "plan_checkpoint",
+  "plan_common",
+  "plan_data",
+  "plan_document",
+  "plan_layout",
+  "plan_mesh",
+  "plan_pieces",
+  "plan_recompute",
+  "plan_schedule",
+  "plan_sharded",
+  "plan_stages",
+  "plan_table",
+  "plan_tensor",
+  "plan_ties",
+  "planned",
+  "reporting",
+  "world",
+].map((module) => `mpopt/${module}.py`);
 
 /** Plain torch.distributed: the plan, the module that applies it, and the command that starts the ranks. */
 export const torch: Exporter = {
@@ -199,22 +213,26 @@ Mesh: ${mesh}, ${world} ranks. ${plan.schedule.microBatches} micro-batches of ${
 ${plan.stages.length} stage(s), schedule ${plan.schedule.name}, ZeRO-${plan.optimizer.zero}.
 
 - \`plan.json\`: the plan (mpopt.plan/1).
-${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`apply_plan.py\` with its parts \`plan_*.py\`: applies it to a model; needs PyTorch and nothing else.
+${scheduleActions(plan) === undefined ? "" : "- `schedule.csv`: what each pipeline rank does, one row a rank, in PyTorch's form.\n"}- \`mpopt/\`: the Python package that applies it to a model; needs PyTorch and nothing else. Scripts that import
+  \`apply_plan\` find the same there.
 - \`run.sh\`: starts the ranks through torchrun.
 
 In \`train.py\`:
 
 \`\`\`python
-from apply_plan import Planned
+import mpopt
 
-planned = Planned.from_file()           # $MPOPT_PLAN, which run.sh sets
-planned.setup(
+plan = mpopt.load()                     # $MPOPT_PLAN, which run.sh sets
+planned = plan.apply(
     model,                              # built alike on every rank
-    loss_fn,                            # loss_fn(logits, targets): mean over one micro-batch
+    loss_fn=loss_fn,                    # loss_fn(logits, targets): mean over one micro-batch
     optimizer=lambda named: torch.optim.AdamW(named.values(), lr=3e-4),
 )
 for inputs, targets in batches:         # ${plan.batch.global} sequences of ${plan.batch.sequence} tokens
-    loss = planned.train_step(planned.local_batch(inputs), planned.local_batch(targets))
+    with mpopt.timed_step() as step:
+        step.loss = planned.train_step(planned.local_batch(inputs), planned.local_batch(targets))
+planned.save("checkpoint")              # any plan of the model loads it
+mpopt.report_done()
 \`\`\`
 
 The model's modules carry the names in \`plan.json\` under \`stages[].modules\`. Start it:

@@ -8,6 +8,8 @@ export * from "./format.js";
 export { frontierDocument, planSummary, renderFrontier } from "./frontier.js";
 export { renderHtml, renderSimulation } from "./html.js";
 export { type Relief, reliefOf, type Saving, savings } from "./relief.js";
+export { renderReplan } from "./replan.js";
+export { renderRun } from "./run.js";
 export { renderPlan, type TerminalOptions, terminalOptions } from "./terminal.js";
 export { renderTimeline } from "./timelineText.js";
 export * from "./trace.js";

@@ -101,7 +101,8 @@ export function clustersOfKinds(templateOf: TemplateOf = presetTemplate): Cluste
   };
 }
 
-/** The preset of a run's nodes under its software, before anything is fitted. */
-export function presetTemplate({ hardware, software, devicesPerNode }: RunInputs): Cluster {
+/** What a run is priced on before anything is fitted: its plan's cluster, else the preset under its software. */
+export function presetTemplate({ hardware, software, devicesPerNode, planned }: RunInputs): Cluster {
+  if (planned) return planned.cluster;
   return underSoftware(hardwareCluster(hardware, devicesPerNode), software, hardware.part);
 }

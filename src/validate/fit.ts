@@ -2,7 +2,7 @@ import { type Cluster, MpoptError, type Quantity } from "../contracts/index.js";
 import { presetTemplate, SizedClusters } from "./clusters.js";
 import type { Software } from "./kinds.js";
 import { type RobustProblem, solveRobust } from "./leastSquares.js";
-import { type Parameter, type PlacedParameter, parameters, placed, valueAt } from "./parameters.js";
+import { type Parameter, type PlacedParameter, parameters, placed, sigmaOn, valueAt } from "./parameters.js";
 import { PredictionCache, predictAll } from "./predict.js";
 import type {
   CalibratedFamily,
@@ -151,7 +151,10 @@ async function fitTogether(
     (parameter) => runs.some(parameter.informed) && kinds.some(({ template }) => placed(parameter, template)),
   );
   const prior = new Map(
-    free.map((each) => [each, family?.sigma.has(each) ? kindShare * each.sigma : each.sigma]),
+    free.map((each) => {
+      const sigma = sigmaOn(each, kinds[0]!.template);
+      return [each, family?.sigma.has(each) ? kindShare * sigma : sigma];
+    }),
   );
   const centre = free.map((each) => family?.shifts.get(each) ?? 0);
   const steps = chosen.map((each) => each.runs.filter(({ measured }) => measured.stepSeconds !== undefined));
@@ -274,7 +277,7 @@ async function calibratedKind(
       name: parameter.name,
       value,
       prior: valueAt(parameter, place.mean),
-      sigma: parameter.sigma,
+      sigma: sigmaOn(parameter, kind.template),
       provenance: "fitted",
     });
   }

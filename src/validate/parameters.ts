@@ -13,6 +13,8 @@ export interface Parameter {
   coordinate: "log" | "share" | "excess";
   /** Standard deviation of the prior along the coordinate. */
   sigma: number;
+  /** The same on processors, where a probe says less of training: ranks share cores, caches and memory. */
+  processorSigma?: number;
   /**
    * Shifts along the coordinate that a fit may begin with beside none: for quantities that no run depends on
    * where they are small.
@@ -37,6 +39,8 @@ const coordinates: Readonly<
   excess: { to: (value) => Math.log(value - 1), from: (x) => 1 + Math.exp(x) },
 };
 
+const firstDevice = (cluster: Cluster): Device => cluster.devices[0]!;
+
 /** A parameter of one cluster, with its prior along its coordinate. */
 export interface PlacedParameter {
   parameter: Parameter;
@@ -55,12 +59,15 @@ export function placed(parameter: Parameter, cluster: Cluster): PlacedParameter 
   return { parameter, mean, lower: to(least), upper: to(most) };
 }
 
+/** Standard deviation of the prior on a cluster. */
+export function sigmaOn({ sigma, processorSigma = sigma }: Parameter, cluster: Cluster): number {
+  return firstDevice(cluster).type === "cpu" ? processorSigma : sigma;
+}
+
 /** Value at a place of a parameter's coordinate. */
 export function valueAt({ coordinate }: Parameter, x: number): number {
   return coordinates[coordinate].from(x);
 }
-
-const firstDevice = (cluster: Cluster): Device => cluster.devices[0]!;
 
 function withDevice(cluster: Cluster, change: (device: Device) => Partial<Device>): Cluster {
   return { ...cluster, devices: cluster.devices.map((device) => ({ ...device, ...change(device) })) };
@@ -78,6 +85,11 @@ function headroom(best: number, peak: number | undefined): number {
   return best > 0 && peak ? Math.max(1, peak / best) : 1;
 }
 
+/** On processors the host's calls are part of the measured curves, and nothing is sent beside them. */
+const onProcessor = ({ hardware }: RunInputs) => hardware.part === "cpu";
+/** How far training may be from what probes of a processor showed: ranks share caches, memory and clocks. */
+const processorShares = [0.2, 1.5] as const;
+
 type Efficiency = keyof NonNullable<Device["efficiency"]>;
 
 function efficiency(
@@ -90,9 +102,11 @@ function efficiency(
     name: `devices[].efficiency.${kind}`,
     coordinate: "log",
     sigma,
+    processorSigma: Math.max(sigma, 0.4),
     hardware: true,
     start: (cluster) => firstDevice(cluster).efficiency?.[kind]?.value ?? 1,
-    limits: (cluster) => [least, most(firstDevice(cluster))],
+    limits: (cluster) =>
+      firstDevice(cluster).type === "cpu" ? processorShares : [least, most(firstDevice(cluster))],
     informed: () => true,
     write: (cluster, quantity) =>
       withDevice(cluster, (device) => ({ efficiency: { ...device.efficiency, [kind]: quantity } })),
@@ -115,7 +129,7 @@ function callSeconds(pass: "forward" | "backward"): Parameter {
     hardware: false,
     start: (cluster) => firstDevice(cluster).callSeconds?.[pass].value ?? usualCallSeconds[pass],
     limits: () => [1e-6, 2e-4],
-    informed: ({ hardware }) => hardware.part !== "cpu",
+    informed: (run) => !onProcessor(run),
     write: (cluster, quantity) =>
       withDevice(cluster, ({ callSeconds: known }) => {
         const usual = (value: number): Quantity => ({
@@ -153,6 +167,7 @@ function link(
     name: `topology.levels[${place}].link.${field}`,
     coordinate: "log",
     sigma,
+    processorSigma: Math.max(sigma, 0.5),
     hardware: true,
     start: (cluster) => known(cluster)?.[field].value,
     limits: (cluster) => {
@@ -183,7 +198,7 @@ function overlap(kind: Overlap, sigma: number, informed: Parameter["informed"]):
     hardware: false,
     start: (cluster) => overlapOf(cluster, kind),
     limits: () => [0.02, 0.98],
-    informed,
+    informed: (run) => !onProcessor(run) && informed(run),
     write: (cluster, quantity) => ({ ...cluster, overlap: { ...cluster.overlap, [kind]: quantity } }),
   };
 }
@@ -219,7 +234,7 @@ export const parameters: readonly Parameter[] = [
     hardware: true,
     start: (cluster) => firstDevice(cluster).launchSeconds.value,
     limits: () => [1e-6, 2.5e-5],
-    informed: () => true,
+    informed: (run) => !onProcessor(run),
     write: (cluster, quantity) => withDevice(cluster, () => ({ launchSeconds: quantity })),
   },
   link("node", "bytesPerSecond", 0.15, 2.5),

@@ -1,7 +1,15 @@
 import { referenceDevice } from "../cluster/index.js";
-import { type Cluster, type Estimate, type Model, MpoptError, type RunOptions } from "../contracts/index.js";
+import {
+  type Cluster,
+  type Estimate,
+  type Model,
+  MpoptError,
+  type Plan,
+  type RunOptions,
+} from "../contracts/index.js";
 import { MemoryModel } from "../cost/memory.js";
 import { assembleEstimate } from "../plan/assemble.js";
+import { estimatePlan, preparedScheduleOf } from "../plan/estimate.js";
 import type { CostModels } from "../search/configuration.js";
 import type { Holdings } from "../search/holdings.js";
 import { costModels } from "../search/joint.js";
@@ -33,6 +41,13 @@ class FilledSchedule extends PreparedSchedule {
 export class PredictionCache {
   readonly shardings = new KnownShardings();
   readonly #schedules = new Map<string, PreparedSchedule | undefined>();
+  readonly #ofPlans = new Map<Plan, PreparedSchedule | undefined>();
+
+  /** The schedule of a launched plan, undefined where its step is priced in closed form. */
+  scheduleOfPlan(plan: Plan): PreparedSchedule | undefined {
+    if (!this.#ofPlans.has(plan)) this.#ofPlans.set(plan, preparedScheduleOf(plan));
+    return this.#ofPlans.get(plan);
+  }
 
   /** The schedule of a run, undefined where it does not exist for its counts. */
   schedule({ schedule, configuration }: RunInputs): PreparedSchedule | undefined {
@@ -108,6 +123,7 @@ class PricedCluster {
   }
 
   async #estimate(run: RunInputs): Promise<Estimate | string> {
+    if (run.planned) return this.#estimateOfPlan(run.planned.plan, run.model);
     const { model, job, habits, configuration, boundaries } = run;
     // Layers depend on sequence, types and experts alone; the batch is the configuration's.
     const types = `${job.runtime}/${Object.values(job.dtypes).join()}/${habits.keeps}`;
@@ -130,6 +146,16 @@ class PricedCluster {
     }
     const costs = new StageCosts(configuration, chain, models, schedule.layout);
     return assembleEstimate(model, models, costs, boundaries, schedule);
+  }
+
+  /** The plan's own shardings, as `mpopt estimate` prices them. */
+  #estimateOfPlan(plan: Plan, model: Model): Estimate | string {
+    try {
+      return estimatePlan(plan, model, this.#cluster, this.#cache.scheduleOfPlan(plan));
+    } catch (error) {
+      if (error instanceof MpoptError && error.code === "E_PLAN_INVALID") return error.message;
+      throw error;
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-import type { Cluster, Estimate, Job, Model, Provenance, RunOptions } from "../contracts/index.js";
+import type { Cluster, Estimate, Job, Model, Plan, Provenance, RunOptions } from "../contracts/index.js";
 import type { MemoryHabits } from "../cost/memory.js";
 import type { Configuration } from "../search/configuration.js";
 import type { Hardware } from "./hardware.js";
@@ -35,6 +35,8 @@ export interface RunInputs {
   };
   /** Half-open ranges of block layers, one a stage: stage i holds [boundaries[i], boundaries[i + 1]). */
   boundaries: readonly number[];
+  /** The plan that the run was launched with, and the cluster it was made for; absent where a row describes the run. */
+  planned?: { plan: Plan; cluster: Cluster };
 }
 
 /** A run that cannot be predicted. */

@@ -17,6 +17,19 @@ export interface ReadRuns {
   unpredicted: Unpredicted[];
 }
 
+/** Runs that launches recorded; see `recordedRuns`. */
+export interface RecordedRuns extends ReadRuns {
+  /** The file or the folder. */
+  where: string;
+}
+
+export type RunSource = CsvTable | RecordedRuns;
+
+/** The runs of a table or of records. @throws MpoptError as `readRuns`. */
+export function runsOf(source: RunSource): ReadRuns {
+  return "rows" in source ? readRuns(source) : source;
+}
+
 /** Reads the runs of a table. @throws MpoptError E_FIELD as `runRecords` and `runInputs`. */
 export function readRuns(table: CsvTable): ReadRuns {
   const records = runRecords(table);
@@ -43,7 +56,7 @@ export function measuredRuns({ records, runs }: ReadRuns): MeasuredRun[] {
 
 export interface ValidateOptions extends RunOptions {
   /** Measured runs that a calibration is fitted to before anything is predicted. */
-  calibrateWith?: CsvTable;
+  calibrateWith?: RunSource;
   /** Clusters by their kind, from an earlier calibration; other kinds take the presets. A fit begins there. */
   templates?: ReadonlyMap<string, Cluster>;
 }
@@ -62,20 +75,20 @@ export interface Validation {
 }
 
 /**
- * Predicts every run of a table and scores the predictions against what the table says was measured.
+ * Predicts every run and scores the predictions against what was measured.
  * @throws MpoptError E_FIELD for fields that cannot be read, E_USAGE for a calibration without a single measured run,
  *   E_CANCELLED.
  */
-export async function validateRuns(table: CsvTable, options: ValidateOptions = {}): Promise<Validation> {
+export async function validateRuns(source: RunSource, options: ValidateOptions = {}): Promise<Validation> {
   const { signal, onProgress } = options;
-  const read = readRuns(table);
+  const read = runsOf(source);
   const cache = new PredictionCache();
   const known: TemplateOf = (run) => options.templates?.get(run.kind) ?? presetTemplate(run);
   let templateOf = known;
   let calibration: Calibration | undefined;
   if (options.calibrateWith) {
-    const source = basename(options.calibrateWith.where);
-    const few = measuredRuns(readRuns(options.calibrateWith));
+    const name = basename(options.calibrateWith.where);
+    const few = measuredRuns(runsOf(options.calibrateWith));
     if (few.length === 0) {
       throw new MpoptError(
         "E_USAGE",
@@ -83,7 +96,7 @@ export async function validateRuns(table: CsvTable, options: ValidateOptions = {
         ["A measured run gives step_time_s or memory_GiB beside model, GPUs and plan."],
       );
     }
-    calibration = await calibrate(few, { templateOf: known, cache, source, signal, onProgress });
+    calibration = await calibrate(few, { templateOf: known, cache, source: name, signal, onProgress });
     templateOf = calibratedTemplates(calibration, known);
   }
   const uncalibrated = new Set<string>();

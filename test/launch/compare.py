@@ -25,6 +25,33 @@ for block in (GPT2Block, LlamaBlock):
     block.forward = counted
 
 
+class MixedReference(Reference):
+    """The unsharded model in bf16, with f32 gradients and f32 weights for the optimizer."""
+
+    def __init__(self, plan: dict, model: torch.nn.Module, learning_rate: float):
+        super().__init__(plan, model.to(torch.bfloat16), learning_rate)
+        self.masters = [torch.nn.Parameter(p.detach().float()) for p in model.parameters()]
+        self.optimizer = torch.optim.AdamW(self.masters, lr=learning_rate)
+
+    def train_step(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        parts = list(zip(inputs.split(self.micro), targets.split(self.micro)))
+        total = torch.zeros(())
+        for x, y in parts:
+            loss = loss_fn(self.model(x), y)
+            loss.backward()
+            total += loss.detach() / len(parts)
+            for master, parameter in zip(self.masters, self.model.parameters()):
+                gradient = parameter.grad.float() / len(parts)
+                master.grad = gradient if master.grad is None else master.grad + gradient
+                parameter.grad = None
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for master, parameter in zip(self.masters, self.model.parameters()):
+                parameter.copy_(master)
+        return total
+
+
 @torch.no_grad()
 def fill(part: torch.nn.Module, whole: torch.nn.Module) -> None:
     """Gives a part of a model, or its shards, the values of a whole one."""
@@ -47,7 +74,9 @@ def train(path: str, steps: int, rate: float) -> None:
         optimizer=lambda named: torch.optim.AdamW(named.values(), lr=rate),
         initialize=lambda part: fill(part, build_model(plan, seed=1)),
     )
-    reference = Reference(plan, build_model(plan, seed=1), rate) if dist.get_rank() == 0 else None
+    mixed = plan["job"]["dtypes"]["parameters"] == "bf16"
+    kind = MixedReference if mixed else Reference
+    reference = kind(plan, build_model(plan, seed=1), rate) if dist.get_rank() == 0 else None
     losses, expected = [], []
     for step in range(steps):
         inputs, targets = make_batch(plan, seed=1, step=step)

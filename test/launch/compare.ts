@@ -55,7 +55,7 @@ export async function compare(
       ...plans.map((each) => each.path),
     ],
     env: { PYTHONPATH: examples, PYTHONDONTWRITEBYTECODE: "1" },
-    timeoutSeconds: 170,
+    timeoutSeconds: 400,
     onLog: (line) => {
       if (line.startsWith("COMPARED ")) found.push(JSON.parse(line.slice("COMPARED ".length)));
     },

@@ -10,7 +10,7 @@ import json
 import sys
 
 import torch
-from plan_recompute import DeferredWeights, recompute_deferred
+from mpopt.plan_recompute import DeferredWeights, recompute_deferred
 from torch import nn
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 

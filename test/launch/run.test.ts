@@ -2,7 +2,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { MpoptError } from "../../src/contracts/index.js";
+import { documentHash, MpoptError, readDocument } from "../../src/contracts/index.js";
+import { startRankPath } from "../../src/launch/command.js";
 import { findPython, type LaunchOptions, launch } from "../../src/launch/index.js";
 import { makePlan, type PlanWishes } from "./planFactory.js";
 
@@ -70,10 +71,21 @@ test("words reach torchrun as they are, without a shell", async () => {
   );
   expect(record.exitCode).toBe(0);
   const torchrun = ["-m", "torch.distributed.run", "--standalone", "--nnodes", "1", "--nproc-per-node", "3"];
+  const order = lines.at(-2)!.replace(/^word /, "");
   expect(lines).toEqual([
-    ...[...torchrun, emptyScript, ...words].map((word) => `word ${word}`),
+    ...[...torchrun, startRankPath, order].map((word) => `word ${word}`),
     `plan ${join(folder, "plan.json")}`,
   ]);
+  // No shell on the way reads anything into the rest.
+  expect(order).toMatch(/^[A-Za-z0-9+/=]+$/);
+  expect(JSON.parse(Buffer.from(order, "base64").toString())).toMatchObject({
+    starter: "torchrun",
+    world: 3,
+    ranksPerNode: 3,
+    mesh: "pipeline 1 x data 3 x tensor 1",
+    command: [python, "-u", emptyScript, ...words],
+    environment: { MPOPT_PLAN: join(folder, "plan.json") },
+  });
 });
 
 test("several nodes: rank and endpoint from the options or the environment", async () => {
@@ -107,15 +119,38 @@ test("the record holds steps, the median after warm-up and the exit status", asy
       "exit 7",
     ].join("\n"),
   );
-  const record = await launch(options({}, [python, emptyScript]));
-  expect(record).toEqual({
+  const recordPath = join(folder, "record.run.json");
+  const record = await launch(options({}, [python, emptyScript], { recordPath, version: "1.2.3" }));
+  expect(record).toMatchObject({
     steps: steps.map((json) => JSON.parse(json)),
     medianStepSeconds: 0.2,
     predictedStepSeconds: 0.05,
     exitCode: 7,
+    outcome: "failed",
+    reason: "The ranks ended with status 7.",
     summary: { steps: 5 },
     lastLines: ["trouble"],
   });
+  const run = readDocument("run", recordPath);
+  expect(run).toEqual(record.run);
+  const { plan, planSha256 } = run.attempts[0]!;
+  expect(plan).toEqual(makePlan({}));
+  expect(planSha256).toBe(documentHash(makePlan({})));
+  expect(run.environment).toMatchObject({
+    mpopt: "1.2.3",
+    starter: "torchrun",
+    torch: "2.13.0",
+    command: [python, emptyScript],
+  });
+  expect(Date.parse(run.endedAt!)).toBeGreaterThanOrEqual(Date.parse(run.startedAt));
+});
+
+test("a record holds no variables but those that change what ranks do", async () => {
+  const python = fakePython("python3.8", "exit 0");
+  const env = { NCCL_DEBUG: "WARN", OMP_NUM_THREADS: "3", SECRET_TOKEN: "hush", MPOPT_PYTHON_TOKEN: "hush" };
+  const { run } = await launch(options({}, [python, emptyScript], { env }));
+  expect(run.environment.variables).toMatchObject({ NCCL_DEBUG: "WARN", OMP_NUM_THREADS: "3" });
+  expect(JSON.stringify(run)).not.toContain("hush");
 });
 
 test("what cannot be launched is said before anything starts", async () => {
@@ -146,13 +181,21 @@ test("a deadline and an abort end what ignores SIGTERM, children included", asyn
     pids.push(Number(line.split(" ")[1]));
     if (pids.length === 4) controller.abort();
   };
-  const late = await failure(launch(options({}, [python, emptyScript], { timeoutSeconds: 1, onLog })));
+  const records = ["late", "stopped"].map((name) => join(folder, `${name}.run.json`));
+  const command = [python, emptyScript];
+  const late = await failure(
+    launch(options({}, command, { timeoutSeconds: 1, onLog, recordPath: records[0] })),
+  );
   expect(late.code).toBe("E_CANCELLED");
   expect(late.message).toContain("within 1 s");
   const stopped = await failure(
-    launch(options({}, [python, emptyScript], { signal: controller.signal, onLog })),
+    launch(options({}, command, { signal: controller.signal, onLog, recordPath: records[1] })),
   );
   expect(stopped.code).toBe("E_CANCELLED");
+  expect(records.map((path) => readDocument("run", path))).toMatchObject([
+    { outcome: "timeout", attempts: [{ reason: late.message }] },
+    { outcome: "cancelled", attempts: [{ reason: stopped.message }] },
+  ]);
   expect(pids).toHaveLength(4);
   expect(pids.filter(runs)).toEqual([]);
   expect(Date.now() - started).toBeLessThan(40_000);

@@ -239,7 +239,7 @@ describe("plans with several stages a rank", () => {
 
 const python = await findPython();
 describe.skipIf(!python?.torch)(
-  `plan_schedule.py${python?.torch ? "" : " (skipped: no Python with PyTorch; set MPOPT_PYTHON)"}`,
+  `mpopt.plan_schedule${python?.torch ? "" : " (skipped: no Python with PyTorch; set MPOPT_PYTHON)"}`,
   () => {
     test("refuses tables that PyTorch would run wrongly, and names what is wrong", () => {
       const plan = makePlan({ pipeline: 2, schedule: "zb-h1", microBatches: 2 });
@@ -257,8 +257,9 @@ describe.skipIf(!python?.torch)(
         [`${first},0SEND_F1\n${second}`, /^compute_comms$/],
       ];
       const script = [
-        "import json, sys, plan_schedule",
-        "from plan_schedule import PlanError, check_table",
+        "import json, sys",
+        "from mpopt import PlanError, plan_schedule",
+        "from mpopt.plan_table import check_table",
         "given = json.load(sys.stdin)",
         "def answer(table):",
         "    try: return check_table(table, given['plan'])",

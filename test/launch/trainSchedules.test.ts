@@ -119,14 +119,14 @@ for (const [title, cases] of [
         files.push((alone ? writePlan : exportedPlan)(folder, name, makePlan(wishes)));
       }
       results = await compare(files, { steps: 20, learningRate: 2e-3 });
-    }, 180_000);
+    }, 410_000);
 
     test.each(Object.entries(cases).map(([name, wishes], i) => [name, wishes, i] as const))(
       "%s",
       (_name, wishes, i) => {
         const result = results[i]!;
         expect(result.reference).toHaveLength(20);
-        expectSameCurve(result, wishes.parameters === "bf16" ? 0.03 : 1e-4);
+        expectSameCurve(result, 1e-4);
         // Each rank keeps the modules of its own stages, under their names, and no other.
         const { plan } = files[i]!;
         for (const [rank, { names, forwards }] of result.ranks.entries()) {

@@ -1,4 +1,4 @@
-"""Recomputation of blocks in the backward pass, under split backwards as well: a part of apply_plan.py."""
+"""Recomputation of blocks in the backward pass, under split backwards as well."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
-from plan_common import PlanError
+from .plan_common import PlanError
 
 ATTENTION = ("core_attention", "core_attn", "attn", "self_attn", "attention", "self_attention")
 

@@ -1,4 +1,4 @@
-"""Replicas of a stage, their gradients and the optimizer's state (ZeRO-0 and 1): a part of apply_plan.py."""
+"""Replicas of a stage, their gradients and the optimizer's state (ZeRO-0 and 1)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from plan_common import DTYPES, DTensor, Partial, Replicate, local
-from plan_ties import TiedGroup
+from .plan_common import DTYPES, DTensor, Partial, Replicate, local
+from .plan_ties import TiedGroup
 
 # Makes an optimizer of the tensors to update, by the names of their parameters.
 Optimizer = Callable[[dict], torch.optim.Optimizer]
@@ -46,6 +46,7 @@ class Bucket:
         self.views: dict[nn.Parameter, Tensor] = {}
         self.segments: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self.named: dict[str, nn.Parameter] = {}
+        self.starts: dict[str, int] = {}  # where a master begins in this rank's part of its parameter
         offset = 0
         for name, parameter in named:
             value = local(parameter)
@@ -60,7 +61,7 @@ class Bucket:
                 weight = self.weights[low:high].view(shape)
                 master = nn.Parameter(weight.to(dtypes["optimizer"]))  # shares memory where the dtypes agree
                 self.segments.append((master, weight, self.gradients[low:high].view(shape)))
-                self.named[name] = master
+                self.named[name], self.starts[name] = master, low - offset
             offset = span.stop
 
     def synchronize(self) -> None:
@@ -141,6 +142,20 @@ class DataParallel:
     def held(self) -> int:
         """Elements whose optimizer state this rank holds."""
         return sum(master.numel() for bucket in self.buckets for master, _, _ in bucket.segments)
+
+    def parts(self) -> dict[str, tuple[Tensor, int]]:
+        """What the optimizer updates, by the parameter's name, and where it begins in this rank's part of that."""
+        return {name: (master, bucket.starts[name]) for bucket in self.buckets for name, master in bucket.named.items()}
+
+    def start_of(self, _name: str) -> int:
+        """Where what a rank holds of a parameter begins in the part that tensor parallelism leaves it: it holds all."""
+        return 0
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Brings the weights up to masters that were changed from outside."""
+        for bucket in self.buckets:
+            bucket.store_weights()
 
     def collect(self, module: nn.Module) -> None:
         """Accumulates the gradients of a stage that were assigned without a backward pass to its parameters."""

@@ -1,4 +1,4 @@
-"""Parameters that modules or stages share: a part of apply_plan.py."""
+"""Parameters that modules or stages share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from plan_common import PlanError, local
+from .plan_common import PlanError, local
 
 
 def find_ties(model: nn.Module) -> list[list[str]]:

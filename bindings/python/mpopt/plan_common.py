@@ -1,9 +1,11 @@
-"""What the parts of apply_plan.py share."""
+"""What the modules that apply a plan share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from .errors import PlanError
 
 try:
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -13,10 +15,6 @@ except ImportError:  # PyTorch 2.4
 __all__ = ["DTYPES", "DTensor", "Partial", "PlanError", "Replicate", "Shard", "local"]
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-
-
-class PlanError(RuntimeError):
-    """The plan does not fit the ranks, the model or the batch."""
 
 
 def local(parameter: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Tensor parallelism of one stage, from the placements of a plan's operators: a part of apply_plan.py."""
+"""Tensor parallelism of one stage, from the placements of a plan's operators."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from plan_common import DTensor, PlanError, Replicate, Shard
-from plan_ties import find_ties, retie
+from .plan_common import DTensor, PlanError, Replicate, Shard
+from .plan_ties import find_ties, retie
 
 
 class GatherInput(ParallelStyle):
@@ -134,14 +134,20 @@ def fused_sections(name: str, module: nn.Linear, plan: dict) -> list[int] | None
 HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "n_kv_heads")
 
 
-def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> bool:
-    """
-    Splits the modules of one stage over the tensor axis. Returns whether the logits stay split over the
-    vocabulary, in which case forward and backward must run under `loss_parallel`.
-    """
+class TensorSplit(NamedTuple):
+    """What `apply_tensor_parallel` leaves to know."""
+
+    #: Whether the logits stay split over the vocabulary: forward and backward must run under `loss_parallel` then.
+    logits: bool
+    #: Rows of each projection in the fused ones, by module: their rows are grouped by rank.
+    fused: dict[str, list[int]]
+
+
+def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> TensorSplit:
+    """Splits the modules of one stage over the tensor axis."""
     ranks = mesh["tensor"].size()
     if ranks == 1:
-        return False
+        return TensorSplit(False, {})
     sequence = plan["mesh"]["sequenceParallel"]
     residual = Shard(1) if sequence else Replicate()
     roles = module_roles(model, plan)
@@ -159,7 +165,7 @@ def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> boo
         for attribute in HEAD_COUNTS:
             if isinstance(getattr(module, attribute, None), int) and "row" in children[parent]:
                 setattr(module, attribute, getattr(module, attribute) // ranks)
-    split_logits = False
+    split = TensorSplit(False, {})
     for name, module in model.named_modules():
         parent, role = name.rpartition(".")[0], roles.get(name)
         found = children.get(parent, set())
@@ -172,7 +178,7 @@ def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> boo
                 styles[name] = ScatterOutput()
         elif isinstance(module, nn.Linear) and not in_block(name):
             if role == "column":
-                split_logits = True
+                split = split._replace(logits=True)
                 styles[name] = ColwiseParallel(input_layouts=residual, use_local_output=False)
             elif role == "row":
                 styles[name] = RowwiseParallel(input_layouts=residual)
@@ -187,6 +193,8 @@ def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> boo
             elif role == "column":
                 sections = fused_sections(name, module, plan)
                 styles[name] = FusedColwiseParallel(sections, ranks) if sections else ColwiseParallel()
+                if sections:
+                    split.fused[name] = sections
             elif parent in gathered:
                 styles[name] = GatherInput(residual, local=True)
         elif "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None:
@@ -197,4 +205,4 @@ def apply_tensor_parallel(model: nn.Module, plan: dict, mesh: DeviceMesh) -> boo
                 styles[name] = SequenceParallel()
     parallelize_module(model, mesh["tensor"], styles)
     retie(model, ties)
-    return split_logits
+    return split

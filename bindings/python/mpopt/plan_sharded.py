@@ -1,10 +1,11 @@
 """
-Gradients (ZeRO-2) or parameters too (ZeRO-3) sharded over replicas, by FSDP2: a part of apply_plan.py. It needs
+Gradients (ZeRO-2) or parameters too (ZeRO-3) sharded over replicas, by FSDP2. It needs
 PyTorch >= 2.6.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable
 
 import torch
@@ -12,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from plan_common import DTYPES, DTensor, PlanError, local
-from plan_data import Optimizer, like, replace_parameters, shard_axes
-from plan_ties import TiedGroup, find_ties, retie
+from .plan_common import DTYPES, DTensor, PlanError, local
+from .plan_data import Optimizer, like, replace_parameters, shard_axes
+from .plan_ties import TiedGroup, find_ties, retie
 
 try:
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -50,6 +51,9 @@ class ShardedParallel:
         # Gradients that tensor ranks hold as partial sums without saying so: norms of this rank's heads.
         self.partial = {name for name, p in model.named_parameters() if hasattr(p, "partial_over_tensor")}
         dtypes = {what: DTYPES[plan["job"]["dtypes"][what]] for what in ("parameters", "gradients", "optimizer")}
+        rank, ranks = mesh.get_local_rank(axis), mesh[axis].size()
+        # FSDP2 divides the rows of what this rank holds as torch.chunk does.
+        self.starts = {name: shard_start(local(p).shape, rank, ranks) for name, p in model.named_parameters()}
         wide = {p: like(local(p).detach().to(dtypes["optimizer"]), p) for p in model.parameters()}
         replace_parameters(model, wide)
         shard_modules(model, stage["modules"], mesh[axis], dtypes, reshard=not self.keeps)
@@ -85,6 +89,23 @@ class ShardedParallel:
         """Elements whose optimizer state this rank holds."""
         return sum(master.numel() for master in self.masters.values())
 
+    def parts(self) -> dict[str, tuple[Tensor, int]]:
+        """What the optimizer updates, by the parameter's name, and where it begins in this rank's part of that."""
+        self.follow()
+        return {name: (master, self.starts[name]) for name, master in self.masters.items()}
+
+    def start_of(self, name: str) -> int:
+        """Where what a rank holds of a parameter begins in the part that tensor parallelism leaves it."""
+        return self.starts[name]
+
+    def follow(self) -> None:
+        """Points the masters to the shards, which FSDP2 may have moved."""
+        for name, master in self.masters.items():
+            master.data = local(self.parameters[name]).detach()
+
+    def take(self) -> None:
+        """Nothing: the masters are the weights."""
+
     def collect(self, module: nn.Module) -> None:
         """Nothing: no backward pass is split here."""
 
@@ -102,9 +123,8 @@ class ShardedParallel:
         if self.copies_group:
             sum_over(self.copies_group, list(gradients.values()))
             scale /= dist.get_world_size(self.copies_group)
+        self.follow()
         for name, master in self.masters.items():
-            # FSDP2 may have moved its shard.
-            master.data = local(self.parameters[name]).detach()
             master.grad = gradients[name].mul_(scale)
         if self.optimizer:
             self.optimizer.step()
@@ -135,6 +155,12 @@ def shard_modules(
     fully_shard(model, **options)
     if not reshard:
         model.set_reshard_after_backward(False)
+
+
+def shard_start(shape: torch.Size, rank: int, ranks: int) -> int:
+    """Flat index at which a rank's share of the rows of a tensor begins."""
+    rows = shape[0] if shape else 1
+    return min(rank * math.ceil(rows / ranks), rows) * math.prod(shape[1:])
 
 
 def is_split(parameter: nn.Parameter, axis: str) -> bool:
