@@ -1,5 +1,6 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
 import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
+import { jax } from "./jax.js";
 import { megatron } from "./megatron.js";
 import { torch } from "./torch.js";
 
@@ -12,6 +13,7 @@ export { applyPlanPath } from "./torch.js";
 export const exporters: Readonly<Record<string, Exporter>> = {
   megatron,
   torch,
+  jax,
 };
 
 /**

@@ -1,17 +1,25 @@
 import type { RuntimeDescription } from "./runtime.js";
 
-/** JAX: meshes and partition specifications; its core has no pipeline schedule. */
+/**
+ * JAX, as `plan_sharding.py` applies a plan: GSPMD over a mesh of data, context and tensor axes. Its core has no pipeline
+ * schedule and no ring; context-parallel ranks exchange sequence for heads, which a change of sharding says. Experts are
+ * split over tensor ranks like other layers.
+ */
 export const jax: RuntimeDescription = {
   name: "jax",
   software: "plain",
   pipeline: false,
   sequenceParallel: [true, false],
   schedules: ["1f1b"],
-  context: [],
+  context: ["all-to-all"],
   experts: false,
-  zero: [0, 1, 3],
+  zero: [1, 0, 2, 3],
   hybrid: true,
-  recompute: ["none", "full"],
-  besideWholeLayers: [],
+  recompute: ["none", "selective", "full"],
+  besideWholeLayers: ["none", "selective"],
   offload: ["none"],
+
+  /** Groups are sub-meshes of whole context groups. */
+  shards: ({ zero, shards, context, data }) =>
+    zero === 0 || (shards % context === 0 && data % (shards / context) === 0),
 };
