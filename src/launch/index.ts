@@ -1,7 +1,9 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
 import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
 import { jax } from "./jax.js";
+import { kubernetesOver } from "./kubernetes.js";
 import { megatron } from "./megatron.js";
+import { slurmOver } from "./slurm.js";
 import { torch } from "./torch.js";
 
 export type { Exporter, ExportResult } from "./exporter.js";
@@ -9,11 +11,18 @@ export { findPython, type Python } from "./python.js";
 export { type LaunchOptions, launch, type RunRecord } from "./run.js";
 export { applyPlanPath } from "./torch.js";
 
-/** Every launcher that a plan can be written for, by the name that `--to` takes. */
-export const exporters: Readonly<Record<string, Exporter>> = {
+/** Launchers that start the ranks of one node, by the name of the runtime that plans are searched for. */
+const nodeExporters = {
   megatron,
   torch,
   jax,
+};
+
+/** Every launcher that a plan can be written for, by the name that `--to` takes. */
+export const exporters: Readonly<Record<string, Exporter>> = {
+  ...nodeExporters,
+  slurm: slurmOver(nodeExporters),
+  kubernetes: kubernetesOver(nodeExporters),
 };
 
 /**
