@@ -20,10 +20,12 @@ export function kubernetesOver(exporters: NodeExporters): Exporter {
     },
     files(plan) {
       const inner = innerExporter(plan, exporters);
+      const content = contentOf(plan, inner);
+      const pod = mounts(plan, content);
       return {
-        "configmap.yaml": yamlOf(configMap(plan, inner)),
-        "trainjob.yaml": yamlOf(trainJob(plan, inner)),
-        "job.yaml": yamlOf(headlessService(plan), indexedJob(plan, inner)),
+        "configmap.yaml": yamlOf(configMap(plan, content)),
+        "trainjob.yaml": yamlOf(trainJob(plan, inner, pod)),
+        "job.yaml": yamlOf(headlessService(plan), indexedJob(plan, inner, pod)),
       };
     },
   };
@@ -114,8 +116,7 @@ ${packed ? unpack : "folder=$here\n"}exec ${shell} "$folder/${script}" "$@"
 `;
 }
 
-function configMap(plan: Plan, inner: Exporter): Manifest {
-  const { data, binaryData } = contentOf(plan, inner);
+function configMap(plan: Plan, { data, binaryData }: Content): Manifest {
   return {
     apiVersion: "v1",
     kind: "ConfigMap",
@@ -126,8 +127,12 @@ function configMap(plan: Plan, inner: Exporter): Manifest {
 }
 
 /** What a pod mounts: the ConfigMap, and shared memory for NCCL and data loaders, of which containers get 64 MB. */
-function mounts(plan: Plan, inner: Exporter): { volumes: Manifest[]; volumeMounts: Manifest[] } {
-  const { items } = contentOf(plan, inner);
+interface Mounts {
+  volumes: Manifest[];
+  volumeMounts: Manifest[];
+}
+
+function mounts(plan: Plan, { items }: Content): Mounts {
   return {
     volumes: [
       { name: "mpopt-plan", configMap: { name: `${labelOf(plan.name)}-plan`, items } },
@@ -151,9 +156,8 @@ function command({ name }: Exporter): { command: string[]; args: string[] } {
   return { command: ["sh", `${mountPath}/start.sh`], args: withProgram.has(name) ? [] : ["train.py"] };
 }
 
-function trainJob(plan: Plan, inner: Exporter): Manifest {
+function trainJob(plan: Plan, inner: Exporter, { volumes, volumeMounts }: Mounts): Manifest {
   const { nodes, ranksPerNode } = nodeLayout(plan);
-  const { volumes, volumeMounts } = mounts(plan, inner);
   const limits = resources(plan);
   const isJax = inner.name === "jax";
   return {
@@ -209,10 +213,9 @@ function headlessService(plan: Plan): Manifest {
   };
 }
 
-function indexedJob(plan: Plan, inner: Exporter): Manifest {
+function indexedJob(plan: Plan, inner: Exporter, { volumes, volumeMounts }: Mounts): Manifest {
   const { nodes } = nodeLayout(plan);
   const name = labelOf(plan.name);
-  const { volumes, volumeMounts } = mounts(plan, inner);
   const limits = resources(plan);
   const container = {
     name: "node",
