@@ -104,15 +104,17 @@ def tensor_spec(path, shape=None):
 
 def _with_state_axes(entries, shape=None):
     """
-    Puts the axes of ZeRO on one of the last two dimensions: a free one before the tensor axis's, the larger first;
-    where neither divides, the parameter stays whole over them (small vectors alone, in practice).
+    Puts the axes of ZeRO on one of the last two dimensions: a free one before the tensor axis's, the larger first.
+    Where neither divides, a parameter stays whole over them; one that takes room is refused.
     """
     shards = axes_size(STATE_AXES)
     last = range(max(0, len(entries) - 2), len(entries))
     for at in sorted(last, key=lambda at: (entries[at] is not None, -shape[at] if shape else at)):
         if shape is None or shape[at] % (axes_size(entries[at]) * shards) == 0:
             entries[at] = _join(entries[at], STATE_AXES)
-            break
+            return entries
+    if shape and math.prod(shape) >= 1 << 20:
+        raise PlanError(f"Expected a dimension that {shards} ranks of ZeRO divide but found shape {tuple(shape)}.")
     return entries
 
 

@@ -4,7 +4,7 @@ import type { Exporter } from "./exporter.js";
 import { jaxMesh } from "./jaxMesh.js";
 import { lostRules, parameterRules, splitsLogits } from "./jaxRules.js";
 import { isRowMajor, nodeLayout } from "./layout.js";
-import { outsideRuntime } from "./outside.js";
+import { divisionOf, outsideRuntime } from "./outside.js";
 import { shellQuote } from "./shell.js";
 
 /** What plan_sharding.py does with the constants that the exporter writes above it. */
@@ -71,7 +71,14 @@ function lostSizes(plan: Plan): string[] {
   if (plan.batch.sequence % sequences) {
     lost.push(`${plan.batch.sequence} tokens do not divide over ${sequences} ranks.`);
   }
-  if (!architecture || tensor * context === 1) return lost;
+  if (!architecture) return lost;
+  const { zero, shards } = divisionOf(plan);
+  if (zero > 0 && architecture.hidden % shards) {
+    lost.push(
+      `A hidden size of ${architecture.hidden} does not divide over ${shards} ranks of ZeRO-${zero}.`,
+    );
+  }
+  if (tensor * context === 1) return lost;
   const { heads, keyValueHeads, ffn, vocabulary } = architecture;
   if (heads % (tensor * context)) {
     lost.push(`${heads} attention heads do not divide over ${tensor * context} tensor and context ranks.`);

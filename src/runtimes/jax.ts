@@ -19,7 +19,10 @@ export const jax: RuntimeDescription = {
   besideWholeLayers: ["none", "selective"],
   offload: ["none"],
 
-  /** Groups are sub-meshes of whole context groups. */
-  shards: ({ zero, shards, context, data }) =>
-    zero === 0 || (shards % context === 0 && data % (shards / context) === 0),
+  /** Groups are sub-meshes of whole context groups. Arrays are cut into equal parts alone, most of them along `hidden`. */
+  shards({ zero, shards, context, data }, architecture) {
+    if (zero === 0) return true;
+    if (shards % context !== 0 || data % (shards / context) !== 0) return false;
+    return architecture === undefined || architecture.hidden % shards === 0;
+  },
 };

@@ -66,8 +66,8 @@ export interface RuntimeDescription {
   exchanges?(exchange: ContextExchange, architecture: Architecture, sequence: number): boolean;
   /** Whether it divides the layers of a mixture over tensor ranks so; asked for more than one. */
   splitsExperts?(division: Pick<Division, "tensor" | "sequenceParallel">): boolean;
-  /** Whether it shards the state of a division so. */
-  shards?(division: Division): boolean;
+  /** Whether it shards the state of a division so, of a model whose dimensions are known or not. */
+  shards?(division: Division, architecture?: Architecture): boolean;
   /** Whether it offloads the optimizer's state of a division. */
   offloads?(division: Division, optimizer: Job["optimizer"]): boolean;
 }

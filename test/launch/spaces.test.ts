@@ -54,7 +54,7 @@ function planOf(configuration: Configuration, architecture: Architecture, runtim
 const splitExperts = /^Experts are split over tensor ranks/;
 
 describe("every configuration that a runtime's search may choose has a launcher", () => {
-  for (const runtime of ["megatron", "torch", "portable"] as const) {
+  for (const runtime of ["megatron", "torch", "jax", "portable"] as const) {
     const launchers = runtime === "portable" ? ["megatron", "torch"] : [runtime];
     for (const [title, dimensions] of Object.entries(models)) {
       it(`${runtime}, ${title}`, () => {
