@@ -1,7 +1,8 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Plan } from "../../src/contracts/index.js";
+import { expect } from "vitest";
+import { axisSize, type Plan } from "../../src/contracts/index.js";
 
 const here = fileURLToPath(new URL("./jax", import.meta.url));
 
@@ -106,4 +107,111 @@ export function findJaxPython(): string | undefined {
     }
   }
   return undefined;
+}
+
+const part = (size: number, parts: number, index: number): [number, number] => [
+  (size / parts) * index,
+  (size / parts) * (index + 1),
+];
+
+/** Expects arrays to lie as the plan's rank table and degrees say, rank by rank. */
+export function expectPlanned(plan: Plan, answer: Answer): void {
+  const at = (rank: number, axis: "data" | "context" | "tensor") => {
+    const i = plan.mesh.axes.indexOf(axis);
+    return i < 0 ? 0 : plan.rankTable[rank]![i]!;
+  };
+  const [data, context, tensor] = (["data", "context", "tensor"] as const).map((axis) =>
+    axisSize(plan, axis),
+  ) as [number, number, number];
+  const world = data * context * tensor;
+  const shards = plan.optimizer.zero === 0 ? 1 : (plan.optimizer.shards ?? data * context);
+  expect(plan.rankTable).toHaveLength(world);
+
+  const ranks = plan.rankTable.map((_, rank) => rank);
+  const tensorParts = leavesOf(plan).map(({ shape, tensorDimension }) =>
+    ranks.map((rank) =>
+      shape.map((size, d) =>
+        d === tensorDimension && tensor > 1 ? part(size, tensor, at(rank, "tensor")) : [0, size],
+      ),
+    ),
+  );
+  expect(answer.parameters).toEqual(plan.optimizer.zero < 3 ? tensorParts : answer.states);
+  const copies = ranks.map((rank) => at(rank, "data") * context + at(rank, "context"));
+  const problems = leavesOf(plan).flatMap(({ path }, leaf) =>
+    notSharded(answer.states[leaf]!, tensorParts[leaf]!, (rank) => ({
+      replica: Math.floor(copies[rank]! / shards),
+      shard: copies[rank]! % shards,
+      tensor: at(rank, "tensor"),
+    })).map((problem) => `${path}: ${problem}`),
+  );
+  expect(problems).toEqual([]);
+
+  const { micro, sequence, global } = plan.batch;
+  const activations = activationShapes(plan).map(([kind, shape]) =>
+    ranks.map((rank) => {
+      const [d, c, t] = [at(rank, "data"), at(rank, "context"), at(rank, "tensor")];
+      const tokens = part(sequence, context, c);
+      const scattered = part(sequence, context * tensor, c * tensor + t);
+      const expected: Record<string, [number, number][]> = {
+        tokens: [tokens],
+        residual: [plan.mesh.sequenceParallel ? scattered : tokens, [0, shape[2]!]],
+        heads: [[0, sequence], part(shape[2]!, tensor * context, t * context + c), [0, shape[3] ?? 0]],
+        features: [tokens, part(shape[2]!, tensor, t)],
+        logits: [tokens, part(shape[2]!, tensor, t)],
+      };
+      return [[micro * d, micro * (d + 1)], ...expected[kind]!];
+    }),
+  );
+  expect(answer.activations).toEqual(activations);
+  expect(answer.batch).toEqual(ranks.map((rank) => [part(global, data, at(rank, "data"))]));
+
+  const { constants } = answer;
+  expect(constants.PLAN).toBe(plan.name);
+  expect(Number(constants.HOSTS) * Number(constants.DEVICES_PER_HOST)).toBe(world);
+  expect([
+    constants.GLOBAL_BATCH,
+    constants.MICRO_BATCH,
+    constants.MICRO_BATCHES,
+    constants.SEQUENCE,
+  ]).toEqual([global, micro, plan.schedule.microBatches, sequence]);
+  expect(Number(constants.MICRO_BATCH) * Number(constants.MICRO_BATCHES) * data).toBe(global);
+  expect([constants.REMAT, constants.REMAT_LAYERS, constants.LAYERS]).toEqual([
+    plan.stages[0]!.recompute,
+    plan.stages[0]!.recomputeLayers ?? 0,
+    plan.model.blockLayers,
+  ]);
+}
+
+/**
+ * What speaks against ranks of one group tiling their tensor rank's part, each with its own tile, the same in every
+ * group; or holding all of it each, where no dimension divides.
+ */
+function notSharded(
+  states: Bounds,
+  whole: number[][][],
+  place: (rank: number) => { replica: number; shard: number; tensor: number },
+): string[] {
+  const problems: string[] = [];
+  const elements = (bounds: number[][]) => bounds.reduce((n, [start, end]) => n * (end! - start!), 1);
+  const tileOf = new Map<string, string>();
+  const covered = new Map<string, Map<string, number>>();
+  states.forEach((bounds, rank) => {
+    const { replica, shard, tensor } = place(rank);
+    const inside = bounds.every(
+      ([start, end], d) => start! >= whole[rank]![d]![0]! && end! <= whole[rank]![d]![1]!,
+    );
+    if (!inside) problems.push(`rank ${rank} holds ${JSON.stringify(bounds)}`);
+    const text = JSON.stringify(bounds);
+    const key = `shard ${shard} of tensor rank ${tensor}`;
+    if ((tileOf.get(key) ?? text) !== text) problems.push(`${key} differs between groups`);
+    tileOf.set(key, text);
+    const group = `group ${replica} of tensor rank ${tensor}`;
+    covered.set(group, (covered.get(group) ?? new Map()).set(text, elements(bounds)));
+  });
+  for (const [group, tiles] of covered) {
+    const sum = [...tiles.values()].reduce((total, n) => total + n, 0);
+    if (sum !== elements(whole[0]!))
+      problems.push(`${group} holds ${sum} of ${elements(whole[0]!)} elements`);
+  }
+  return problems;
 }
