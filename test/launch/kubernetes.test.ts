@@ -321,3 +321,19 @@ it("is written whole: three files", () => {
   const { files } = exportPlan(makePlan({ data: 2 }), "kubernetes", out);
   expect(files.map((file) => readFileSync(file, "utf8").length > 0)).toEqual([true, true, true]);
 });
+
+it("has the fields that the example patches", () => {
+  const { trainJob } = manifestsOf(makePlan({ data: 4, devicesPerNode: 2, deviceType: "cuda" }));
+  const example = new URL("../../examples/kubernetes/kustomization.yaml", import.meta.url);
+  const [kustomization] = documents(readFileSync(example, "utf8"));
+  expect(kustomization.resources).toEqual(["manifests/configmap.yaml", "manifests/trainjob.yaml"]);
+  const [operations] = documents(kustomization.patches[0].patch);
+  for (const { op, path } of operations) {
+    const parts = path.split("/").slice(1) as string[];
+    const at = (keys: string[]) => keys.reduce((node, key) => node?.[key], trainJob);
+    const parent = at(parts.slice(0, -1));
+    expect(parent, path).toBeTypeOf("object");
+    if (parts.at(-1) === "-") expect(Array.isArray(parent), path).toBe(true);
+    else expect(at(parts) !== undefined, path).toBe(op === "replace");
+  }
+});

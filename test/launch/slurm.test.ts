@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { axisSize, type Plan, readDocument } from "../../src/contracts/index.js";
@@ -15,6 +16,7 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const slurm = exporters.slurm!;
+const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /** `#SBATCH --name=value` lines before the first command, as sbatch reads them: words end at spaces. */
 function directives(script: string): Map<string, string> {
@@ -312,4 +314,23 @@ it("lays ranks out as the rank table of a plan over several nodes", () => {
   // 12 ranks on nodes of 8: two nodes of 6.
   expect(nodesOf(plan)).toEqual({ nodes: 2, perNode: 6 });
   expect(axisSize(plan, "data") * axisSize(plan, "tensor") * axisSize(plan, "pipeline")).toBe(12);
+});
+
+it("is submitted by the example with a site's settings, and without", () => {
+  const out = join(folder, "to submit");
+  exportPlan(makePlan({ data: 2, deviceType: "cuda" }), "slurm", out);
+  const tools = mkdtempSync(join(folder, "sbatch "));
+  const recorder = `#!/bin/sh\nprintf '%s\\n' "$MPOPT_FOLDER" "$@"\n`;
+  writeFileSync(join(tools, "sbatch"), recorder, { mode: 0o755 });
+  const submit = (environment: Record<string, string>) =>
+    spawnSync("bash", [join(root, "examples/slurm/submit.sh"), out, "my train.py"], {
+      cwd: folder,
+      env: { PATH: `${tools}:${process.env.PATH}`, ...environment },
+      encoding: "utf8",
+    }).stdout.split("\n");
+  const job = [join(out, "job.sbatch"), "my train.py", ""];
+  expect(submit({})).toEqual([out, `--chdir=${folder}`, ...job]);
+  const site = { PARTITION: "a b", ACCOUNT: "me", TIME: "1:00", WORK: "/tmp" };
+  const options = ["--chdir=/tmp", "--partition=a b", "--account=me", "--time=1:00"];
+  expect(submit(site)).toEqual([out, ...options, ...job]);
 });
