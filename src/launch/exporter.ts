@@ -1,11 +1,13 @@
 import { existsSync, realpathSync } from "node:fs";
 import { dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
-import { MpoptError, type Plan, writeFileAtomic } from "../contracts/index.js";
+import { MpoptError, type Plan, type Runtime, writeFileAtomic } from "../contracts/index.js";
 
 /** Turns a plan into the files that one launcher reads. */
 export interface Exporter {
   /** What `--to` calls it. */
   name: string;
+  /** What plans for it are searched for. */
+  runtime: Runtime;
   /** What the launcher cannot express of this plan, one sentence each; empty where nothing is lost. */
   lossy(plan: Plan): string[];
   /** Path below the output folder → content. Paths ending in `.sh` are made executable. */

@@ -13,6 +13,7 @@ const bodyPath = fileURLToPath(new URL("../../bindings/python/jax_sharding.py", 
 /** JAX: one module with the plan's mesh and PartitionSpecs, and the command that starts a process on each host. */
 export const jax: Exporter = {
   name: "jax",
+  runtime: "jax",
   lossy,
   files: (plan) => ({
     "plan.json": serialize(plan),

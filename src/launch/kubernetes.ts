@@ -12,6 +12,7 @@ import { nodeLayout } from "./layout.js";
 export function kubernetesOver(exporters: NodeExporters): Exporter {
   return {
     name: "kubernetes",
+    runtime: "portable",
     lossy(plan) {
       const inner = innerExporter(plan, exporters);
       const lost = inner.lossy(plan);

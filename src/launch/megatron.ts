@@ -14,6 +14,7 @@ export { pipelineLayout } from "./megatronParallel.js";
  */
 export const megatron: Exporter = {
   name: "megatron",
+  runtime: "megatron",
   lossy,
   files: (plan) => ({
     "train.sh": launchScript(plan),

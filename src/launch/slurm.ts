@@ -10,13 +10,13 @@ import { nodeLayout } from "./layout.js";
 export function slurmOver(exporters: NodeExporters): Exporter {
   return {
     name: "slurm",
+    runtime: "portable",
     lossy: (plan) => innerExporter(plan, exporters).lossy(plan),
     files(plan) {
       const inner = innerExporter(plan, exporters);
       const files = inner.files(plan);
       return {
-        "job.sbatch": batchScript(plan),
-        "node.sh": nodeScript(plan, startScript(inner, files)),
+        "job.sbatch": batchScript(plan, startScript(inner, files)),
         "ranks.csv": rankTable(plan),
         ...Object.fromEntries(Object.entries(files).map(([path, content]) => [`run/${path}`, content])),
       };
@@ -27,7 +27,7 @@ export function slurmOver(exporters: NodeExporters): Exporter {
 /** Seconds before the time limit at which the ranks are told to save and stop. */
 const secondsToSave = 300;
 
-function batchScript(plan: Plan): string {
+function batchScript(plan: Plan, script: string): string {
   const { world, nodes, ranksPerNode } = nodeLayout(plan);
   const devices = plan.cluster.deviceType === "cpu" ? [] : [`#SBATCH --gpus-per-node=${ranksPerNode}`];
   const deviceCheck =
@@ -65,7 +65,8 @@ refuse() {
 
 # Slurm runs a copy of this file, so that its own path does not tell where the export lies.
 folder="\${MPOPT_FOLDER:-\${SLURM_SUBMIT_DIR:-$PWD}}"
-[ -f "$folder/node.sh" ] || refuse "node.sh beside job.sbatch" "none in $folder (submit from there, or set MPOPT_FOLDER)"
+start="$folder/run/${script}"
+[ -f "$start" ] || refuse "run/${script} beside job.sbatch" "none in $folder (submit from there, or set MPOPT_FOLDER)"
 if [ "\${SLURM_JOB_NUM_NODES:-0}" != ${nodes} ]; then
   refuse "${nodes} nodes of ${ranksPerNode} ranks (${world} ranks)" "\${SLURM_JOB_NUM_NODES:-0} nodes"
 fi
@@ -80,20 +81,31 @@ if [ -n "$CONTAINER_IMAGE" ]; then
 fi
 read -r -a more <<<"$SRUN_OPTIONS"
 
+# What a task does: it checks its place among the nodes, then becomes the script that starts its ranks.
+node='
+if [ "\${SLURM_NTASKS:?}" != ${nodes} ] || [ "\${SLURM_PROCID:?}" != "\${SLURM_NODEID:?}" ]; then
+  echo "Expected task $SLURM_NODEID of ${nodes} on node $SLURM_NODEID but found $SLURM_PROCID of $SLURM_NTASKS." >&2
+  exit 2
+fi
+export NODE_RANK="$SLURM_NODEID"
+exec "$0" "$@"
+'
+
 # Before the time limit the ranks get SIGTERM, on which training scripts save; then the job queues again.
 stopping=0
 stop() {
   stopping=1
+  signalled=1
   scancel --signal=TERM "$SLURM_JOB_ID"
 }
 trap stop USR1
 
-srun "\${options[@]}" "\${more[@]}" sh "$folder/node.sh" "$@" &
+srun "\${options[@]}" \${more[@]+"\${more[@]}"} bash -c "$node" "$start" "$@" &
 step=$!
-status=0
-wait "$step" || status=$?
-# A signal ends the wait, not the step.
-while kill -0 "$step" 2>/dev/null; do
+# A signal ends the wait, not the step: then it waits again.
+signalled=1
+while [ "$signalled" = 1 ]; do
+  signalled=0
   status=0
   wait "$step" || status=$?
 done
@@ -101,21 +113,6 @@ if [ "$stopping" = 1 ] && [ "$REQUEUE" = 1 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
-`;
-}
-
-function nodeScript(plan: Plan, script: string): string {
-  const { nodes } = nodeLayout(plan);
-  return `#!/bin/sh
-# One node of the job: checks its place among the nodes, then starts its ranks.
-set -eu
-if [ "\${SLURM_NTASKS:?}" != ${nodes} ] || [ "\${SLURM_PROCID:?}" != "\${SLURM_NODEID:?}" ]; then
-  echo "Expected task $SLURM_NODEID of ${nodes} on node $SLURM_NODEID but found $SLURM_PROCID of $SLURM_NTASKS." >&2
-  exit 2
-fi
-export NODE_RANK="$SLURM_NODEID"
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-exec "$here/run/${script}" "$@"
 `;
 }
 

@@ -22,6 +22,7 @@ const applyPlanParts = [
 /** Plain torch.distributed: the plan, the module that applies it, and the command that starts the ranks. */
 export const torch: Exporter = {
   name: "torch",
+  runtime: "torch",
   lossy,
   files: (plan) => ({
     "plan.json": serialize(plan),

@@ -194,12 +194,22 @@ test("no file is written outside the folder, nor through a link out of it", () =
     "",
     ".",
   ]) {
-    const exporter: Exporter = { name: "bad", lossy: () => [], files: () => ({ first: "1", [path]: "2" }) };
+    const exporter: Exporter = {
+      name: "bad",
+      runtime: "any",
+      lossy: () => [],
+      files: () => ({ first: "1", [path]: "2" }),
+    };
     expect(failure(() => writeExport(exporter, makePlan(), root)).code).toBe("E_USAGE");
   }
   expect(readdirSync(outside)).toEqual([]);
   expect(readdirSync(root)).toEqual(["link"]);
-  const good: Exporter = { name: "good", lossy: () => [], files: () => ({ "..a/b": "1", "c.sh": "2" }) };
+  const good: Exporter = {
+    name: "good",
+    runtime: "any",
+    lossy: () => [],
+    files: () => ({ "..a/b": "1", "c.sh": "2" }),
+  };
   expect(writeExport(good, makePlan(), root).files).toEqual([join(root, "..a/b"), join(root, "c.sh")]);
   expect(readFileSync(join(root, "..a/b"), "utf8")).toBe("1");
 });

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { axisSize, type Plan, readDocument } from "../../src/contracts/index.js";
+import { axisSize, type Plan, readDocument, serialize } from "../../src/contracts/index.js";
 import { exporters, exportPlan } from "../../src/launch/index.js";
 import { makePlan, type PlanWishes } from "./planFactory.js";
 
@@ -83,7 +83,7 @@ describe("job.sbatch", () => {
         ...row,
       ]);
       expect(cells).toEqual(expected);
-      expect(files["run/plan.json"]).toBe(exporters.torch!.files(plan)["plan.json"]);
+      expect(files["run/plan.json"]).toBe(serialize(plan));
       const layers = plan.stages.flatMap(({ layers: { start, end } }) =>
         Array.from({ length: end - start }, (_, i) => start + i),
       );
@@ -144,7 +144,7 @@ function runBatch(
     srun ??
       `#!/bin/bash
 ${recorder}
-while [ "$1" != sh ]; do shift; done
+while [ "$1" != bash ]; do shift; done
 for node in $(seq 0 ${nodes - 1}); do
   SLURM_NODEID=$node SLURM_PROCID=$node SLURM_NTASKS=${nodes} "$@" || exit $?
 done
@@ -198,11 +198,14 @@ describe("job.sbatch, run with recorders in place of Slurm", () => {
     expect(status, stderr).toBe(0);
     const [hosts, srun, ...starts] = argv;
     expect(hosts).toEqual(["scontrol", "show", "hostnames", "node[1-2]"]);
-    expect(srun).toEqual([
+    const task = srun!.indexOf("bash");
+    expect(srun!.slice(0, task)).toEqual([
       ...["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--distribution=block:block"],
-      ...["--cpu-bind=none", "--kill-on-bad-exit=1", "sh", join(out, "node.sh")],
-      ...["my train.py", "$(touch pwned); 'x'"],
+      ...["--cpu-bind=none", "--kill-on-bad-exit=1"],
     ]);
+    const [, option, , ...command] = srun!.slice(task);
+    expect(option).toBe("-c");
+    expect(command).toEqual([join(out, "run", "run.sh"), "my train.py", "$(touch pwned); 'x'"]);
     const world = starts.map((start) => {
       const value = (option: string) => start[start.indexOf(option) + 1];
       expect(start.slice(-2)).toEqual(["my train.py", "$(touch pwned); 'x'"]);
@@ -256,8 +259,8 @@ describe("job.sbatch, run with recorders in place of Slurm", () => {
       /Expected 2 nodes of 4 ranks \(8 ranks\) .* found 1 nodes/,
     );
     expect(refused({ SLURM_GPUS_ON_NODE: "8" })).toMatch(/Expected 4 GPUs a node .* found 8/);
-    expect(refused({ SLURM_SUBMIT_DIR: folder })).toMatch(/Expected node.sh beside job.sbatch/);
-    const misplaced = `#!/bin/bash\nwhile [ "$1" != sh ]; do shift; done\nSLURM_NODEID=0 SLURM_PROCID=1 SLURM_NTASKS=2 exec "$@"\n`;
+    expect(refused({ SLURM_SUBMIT_DIR: folder })).toMatch(/Expected run\/run.sh beside job.sbatch/);
+    const misplaced = `#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nSLURM_NODEID=0 SLURM_PROCID=1 SLURM_NTASKS=2 exec "$@"\n`;
     const { status, stderr } = runBatch(out, plan, ["train.py"], {}, misplaced);
     expect(status).toBe(2);
     expect(stderr).toMatch(/Expected task 0 of 2 on node 0 but found 1 of 2/);
