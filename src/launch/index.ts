@@ -2,8 +2,11 @@ import { MpoptError, type Plan } from "../contracts/index.js";
 import { accelerate } from "./accelerate.js";
 import { deepspeed } from "./deepspeed.js";
 import { type Exporter, type ExportResult, writeExport } from "./exporter.js";
+import { jax } from "./jax.js";
+import { kubernetesOver } from "./kubernetes.js";
 import { megatron } from "./megatron.js";
 import { megatronBridge } from "./megatronBridge.js";
+import { slurmOver } from "./slurm.js";
 import { torch } from "./torch.js";
 import { torchtitan } from "./torchtitan.js";
 
@@ -14,14 +17,22 @@ export { type LaunchOptions, launch, type RunRecord } from "./run.js";
 export { type StarterName, starterNames } from "./starters/index.js";
 export { applyPlanPath } from "./torch.js";
 
-/** Every launcher that a plan can be written for, by the name that `--to` takes. */
-export const exporters: Readonly<Record<string, Exporter>> = {
+/** Launchers that start the ranks of one node, by the name of the runtime that plans are searched for. */
+const nodeExporters = {
   megatron,
   "megatron-bridge": megatronBridge,
   torch,
   deepspeed,
   accelerate,
   torchtitan,
+  jax,
+};
+
+/** Every launcher that a plan can be written for, by the name that `--to` takes. */
+export const exporters: Readonly<Record<string, Exporter>> = {
+  ...nodeExporters,
+  slurm: slurmOver(nodeExporters),
+  kubernetes: kubernetesOver(nodeExporters),
 };
 
 /**

@@ -105,7 +105,7 @@ function outsideState(plan: Plan, runtime: RuntimeDescription, launcher: string)
     lost.push(
       `The state is sharded as in ZeRO-${zero}, but ${launcher} has ZeRO ${[...runtime.zero].sort().join(", ")}.`,
     );
-  } else if (data * context > 1 && runtime.shards?.(division) === false) {
+  } else if (data * context > 1 && runtime.shards?.(division, plan.model.architecture) === false) {
     const where = pipeline > 1 ? "under a pipeline" : "without a pipeline";
     lost.push(
       `The state is sharded as in ZeRO-${zero} over ${shards} ranks, which ${launcher} does not do ${where}.`,

@@ -83,8 +83,8 @@ export interface RuntimeDescription {
   dividesExperts?(
     division: Pick<Division, "tensor" | "context" | "data" | "expert" | "expertTensor">,
   ): boolean;
-  /** Whether it shards the state of a division so. */
-  shards?(division: Division): boolean;
+  /** Whether it shards the state of a division so, of a model whose dimensions are known or not. */
+  shards?(division: Division, architecture?: Architecture): boolean;
   /** Whether it offloads the optimizer's state of a division. */
   offloads?(division: Division, optimizer: Job["optimizer"]): boolean;
 }

@@ -130,16 +130,17 @@ export class Space {
       if (zero === 0) {
         const away = shape.offload !== "none" && !this.#offloads(shape);
         const root = { ...shape, zero, shards: 1 };
-        if (pinned(pins.shards, 1) && !away && (this.#runtime.shards?.(root) ?? true)) result.push(shape);
+        if (pinned(pins.shards, 1) && !away && this.#shards(root)) result.push(shape);
         continue;
       }
-      for (const shards of [...divisors(copies)].reverse()) {
-        const whole = shards === copies;
+      const roots = divisors(copies).map((shards) => ({ ...shape, zero, shards }));
+      const executed = roots.reverse().filter((root) => this.#shards(root));
+      for (const root of executed) {
+        const { shards } = root;
+        // Where a runtime cannot shard over all replicas, its largest groups stand for them.
+        const whole = shards === copies || (this.#runtime.hybrid && root === executed[0]);
         const aligned = this.#runtime.hybrid && shards > 1 && this.#spans.has(shards * tensor);
-        if (pins.shards === undefined ? whole || aligned : pins.shards === shards) {
-          const root = { ...shape, zero, shards };
-          if (this.#runtime.shards?.(root) ?? true) result.push(root);
-        }
+        if (pins.shards === undefined ? whole || aligned : pins.shards === shards) result.push(root);
       }
     }
     return result;
@@ -270,6 +271,10 @@ export class Space {
   #splitsExperts(division: Pick<Division, "tensor" | "sequenceParallel">): boolean {
     if (this.#experts === 0 || division.tensor === 1) return true;
     return this.#runtime.splitsExperts?.(division) ?? true;
+  }
+
+  #shards(division: Division): boolean {
+    return this.#runtime.shards?.(division, this.#model.architecture) ?? true;
   }
 
   #offloads(division: Division): boolean {

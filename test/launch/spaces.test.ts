@@ -58,7 +58,15 @@ const splitExperts = /^Experts are split over tensor ranks/;
 const notBuilt: Readonly<Record<string, readonly string[]>> = { torchtitan: ["sliding windows"] };
 
 describe("every configuration that a runtime's search may choose has a launcher", () => {
-  for (const runtime of ["megatron", "torch", "torchtitan", "portable", "deepspeed", "accelerate"] as const) {
+  for (const runtime of [
+    "megatron",
+    "torch",
+    "torchtitan",
+    "portable",
+    "deepspeed",
+    "accelerate",
+    "jax",
+  ] as const) {
     const launchers = runtime === "portable" ? ["megatron", "torch"] : [runtime];
     for (const [title, dimensions] of Object.entries(models)) {
       if (notBuilt[runtime]?.includes(title)) continue;
