@@ -6,3 +6,4 @@ export * from "./model.js";
 export * from "./plan.js";
 export * from "./progress.js";
 export * from "./quantity.js";
+export { version } from "./version.js";
