@@ -86,7 +86,8 @@ function configureArguments(folder, definitions) {
  * Configures and builds the addon in a folder, which later builds go on in.
  * @param {string} folder
  * @param {{definitions?: Record<string, string>, verbose?: boolean}} options CMake variables
- * @returns {Promise<{addon?: string, text: string}>} the addon's path, or what the tools said
+ * @returns {Promise<{addon?: string, text: string, stopped: boolean}>} the addon's path, or what the tools said and
+ *   whether a signal or the clock stopped them
  */
 export async function compileAddon(folder, { definitions = {}, verbose = false } = {}) {
   const addon = join(folder, "Release", addonName);
@@ -97,22 +98,30 @@ export async function compileAddon(folder, { definitions = {}, verbose = false }
     verbose,
     600,
   );
-  if (configured.code !== 0) return { text: configured.text };
+  if (configured.code !== 0) return configured;
   const args = ["--build", folder, "--parallel", String(Math.min(4, availableParallelism()))];
   const built = await run("cmake", args, verbose, 1800);
-  return { addon: built.code === 0 && existsSync(addon) ? addon : undefined, text: built.text };
+  return { ...built, addon: built.code === 0 && existsSync(addon) ? addon : undefined };
 }
 
 /** Runs a program; its output goes to stderr at once (verbose) or is returned. */
 function run(program, args, verbose, seconds) {
   return new Promise((resolve) => {
-    const child = spawn(program, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    // A process group of its own: what is stopped is stopped with its compilers.
+    const child = spawn(program, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], detached: true });
     let text = "";
     let stopped = "";
-    const timer = setTimeout(() => {
-      stopped = `\nStopped after ${seconds} s.`;
-      child.kill("SIGKILL");
-    }, seconds * 1000);
+    const stop = (reason) => {
+      stopped = `\nStopped ${reason}.`;
+      try {
+        process.kill(-child.pid, "SIGKILL");
+      } catch {
+        // It has ended.
+      }
+    };
+    const timer = setTimeout(() => stop(`after ${seconds} s`), seconds * 1000);
+    const interrupt = (signal) => stop(`by ${signal}`);
+    for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, interrupt);
     for (const stream of [child.stdout, child.stderr]) {
       stream.on("data", (chunk) => {
         text += chunk;
@@ -124,7 +133,8 @@ function run(program, args, verbose, seconds) {
     });
     child.on("close", (code) => {
       clearTimeout(timer);
-      resolve({ code: code ?? 1, text: text + stopped });
+      for (const signal of ["SIGINT", "SIGTERM"]) process.off(signal, interrupt);
+      resolve({ code: code ?? 1, text: text + stopped, stopped: stopped !== "" });
     });
   });
 }
@@ -139,8 +149,8 @@ export async function buildNative({ verbose = false, output } = {}) {
   if (missing) return notBuilt(`. ${missing} Then: npx mpopt build-native.`);
   const folder = output ? mkdtempSync(join(tmpdir(), "mpopt-native-")) : join(root, "build", "native");
   try {
-    let { addon, text } = await compileAddon(folder, { verbose });
-    if (!addon) {
+    let { addon, text, stopped } = await compileAddon(folder, { verbose });
+    if (!addon && !stopped) {
       // A cache of another machine, compiler or generator breaks the build: try once from nothing.
       rmSync(folder, { recursive: true, force: true });
       ({ addon, text } = await compileAddon(folder, { verbose }));

@@ -58,6 +58,8 @@ function toolchain(arch, zig, folder) {
       CMAKE_CXX_COMPILER: wrap("c++", "c++", "-target", `${processor}-linux-gnu.2.28`),
       CMAKE_AR: wrap("ar", "ar"),
       CMAKE_RANLIB: wrap("ranlib", "ranlib"),
+      // Zig compiles its C++ library once for each kind of build: the compiler's trials are to take the same one.
+      CMAKE_CXX_FLAGS: "-O3",
       // Libraries of this machine are none of the target's.
       CMAKE_FIND_ROOT_PATH_MODE_LIBRARY: "ONLY",
     };

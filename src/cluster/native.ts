@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { MpoptError, type RunOptions, version } from "../contracts/index.js";
+import { cancelled, MpoptError, type RunOptions, version } from "../contracts/index.js";
 
 /** What the addon returns, see native/include/mpopt/profiler.h. */
 export interface NativeReport {
@@ -65,6 +65,7 @@ export interface NativeOptions extends RunOptions {
 const runner = fileURLToPath(new URL("../../bindings/node/run.cjs", import.meta.url));
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const addonName = "mpopt_native.node";
+const stopped = "Profiling was stopped.";
 
 const buildRemedy =
   "Run `npx mpopt build-native`; it needs a C++ compiler and cmake. Everything but profiling works without it.";
@@ -178,7 +179,7 @@ async function runChild(
   options: NativeOptions,
 ): Promise<string> {
   const { signal, deadlineSeconds } = options;
-  signal?.throwIfAborted();
+  if (signal?.aborted) throw cancelled(signal, stopped);
   return await new Promise<string>((resolve, reject) => {
     // stdout belongs to the caller's JSON: a chatty driver may only write to the error text.
     const child = spawn(process.execPath, [runner, addon, action, request], {
@@ -221,16 +222,11 @@ async function runChild(
     child.on("close", (code, killedBy) => {
       settle(() => {
         if (answer?.report !== undefined) resolve(answer.report);
-        else if (signal?.aborted) reject(cancelled(signal));
+        else if (signal?.aborted) reject(cancelled(signal, stopped));
         else reject(failure(addon, answer, late ? deadlineSeconds : undefined, code, killedBy, output));
       });
     });
   });
-}
-
-function cancelled(signal: AbortSignal): MpoptError {
-  const reason: unknown = signal.reason;
-  return reason instanceof MpoptError ? reason : new MpoptError("E_CANCELLED", "Profiling was stopped.");
 }
 
 function failure(
