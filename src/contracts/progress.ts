@@ -34,8 +34,8 @@ export async function cancellable<T>(
     signal?.throwIfAborted();
     const result = await work();
     if (signal) {
-      // Long computation leaves aborts waiting: let them through.
-      await new Promise((resolve) => setImmediate(resolve));
+      // Long computation leaves timers, then signals and sockets waiting, any of which may abort.
+      await new Promise((resolve) => setTimeout(() => setImmediate(resolve)));
       signal.throwIfAborted();
     }
     return result;
