@@ -104,6 +104,14 @@ export async function compileAddon(folder, { definitions = {}, verbose = false }
   return { ...built, addon: built.code === 0 && existsSync(addon) ? addon : undefined };
 }
 
+function killGroup(group, signal) {
+  try {
+    process.kill(-group, signal);
+  } catch {
+    // It has ended.
+  }
+}
+
 /** Runs a program; its output goes to stderr at once (verbose) or is returned. */
 function run(program, args, verbose, seconds) {
   return new Promise((resolve) => {
@@ -113,10 +121,12 @@ function run(program, args, verbose, seconds) {
     let stopped = "";
     const stop = (reason) => {
       stopped = `\nStopped ${reason}.`;
-      try {
-        process.kill(-child.pid, "SIGKILL");
-      } catch {
-        // It has ended.
+      // Ninja ends its compilers when it is asked to, not when it is killed.
+      for (const [signal, delay] of [
+        ["SIGTERM", 0],
+        ["SIGKILL", 5000],
+      ]) {
+        setTimeout(() => killGroup(child.pid, signal), delay).unref();
       }
     };
     const timer = setTimeout(() => stop(`after ${seconds} s`), seconds * 1000);

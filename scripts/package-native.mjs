@@ -58,8 +58,10 @@ function toolchain(arch, zig, folder) {
       CMAKE_CXX_COMPILER: wrap("c++", "c++", "-target", `${processor}-linux-gnu.2.28`),
       CMAKE_AR: wrap("ar", "ar"),
       CMAKE_RANLIB: wrap("ranlib", "ranlib"),
-      // Zig compiles its C++ library once for each kind of build: the compiler's trials are to take the same one.
+      // Zig compiles its C++ library once for each level of optimisation that something is linked at, for minutes:
+      // the trials of the compiler are to take this one, or not to link.
       CMAKE_CXX_FLAGS: "-O3",
+      CMAKE_TRY_COMPILE_TARGET_TYPE: "STATIC_LIBRARY",
       // Libraries of this machine are none of the target's.
       CMAKE_FIND_ROOT_PATH_MODE_LIBRARY: "ONLY",
     };

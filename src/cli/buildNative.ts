@@ -11,7 +11,7 @@ const script = fileURLToPath(new URL("../../scripts/build-native.mjs", import.me
 export function buildNativeCommand(): Command {
   return defineCommand(
     "build-native",
-    "Build the native addon that profiling needs, into the user's cache folder; takes a C++ compiler and cmake.",
+    "Build the native addon that profiling needs; takes a C++ compiler and cmake.",
     "mpopt build-native",
     async (context) => {
       context.progress({ message: "Building the native addon" });
