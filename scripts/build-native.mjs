@@ -1,17 +1,26 @@
 #!/usr/bin/env node
-// Builds the native addon into build/native. Without the tools for it, says so in one sentence and exits 0;
-// with --required it exits 1 then. Nothing is downloaded: the headers of Node-API come from npm packages.
+// Builds the native addon into build/native, or to the file after --output. Without the tools for it, says so in
+// one sentence and exits 0; with --required it exits 1 then. Nothing is downloaded: the headers of Node-API come
+// from npm packages.
 import { spawn } from "node:child_process";
-import { accessSync, constants, existsSync, rmSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
 import { createRequire } from "node:module";
-import { availableParallelism } from "node:os";
-import { delimiter, join } from "node:path";
+import { availableParallelism, tmpdir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const output = join(root, "build", "native");
-/** Where the build leaves the addon. */
-export const addonPath = join(output, "Release", "mpopt_native.node");
+const addonName = "mpopt_native.node";
 
 /** Full path of the first of these programs that is on PATH, or undefined. */
 export function findProgram(...names) {
@@ -48,27 +57,81 @@ export function missingTools() {
   if (!findProgram("cmake")) missing.push("cmake");
   if (!findProgram("make", "ninja")) missing.push("make or ninja");
   if (missing.length) return `The build needs ${missing.join(" and ")}: ${install}.`;
-  const require = createRequire(import.meta.url);
-  for (const name of ["cmake-js", "node-addon-api"]) {
-    try {
-      require.resolve(`${name}/package.json`);
-    } catch {
-      return `The build needs the npm package ${name}: npm install --no-save cmake-js@8 node-addon-api@8.`;
-    }
+  for (const name of headerPackages) {
+    if (!packageFolder(name)) return `The build needs the npm package ${name}: npm install ${name}.`;
   }
   return undefined;
+}
+
+const headerPackages = ["node-api-headers", "node-addon-api"];
+
+function packageFolder(name) {
+  try {
+    return dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Arguments of cmake that configure the addon's build in a folder. */
+function configureArguments(folder, definitions) {
+  const includes = [join(packageFolder("node-api-headers"), "include"), packageFolder("node-addon-api")];
+  const all = { CMAKE_BUILD_TYPE: "Release", MPOPT_NODE_INCLUDES: includes.join(";"), ...definitions };
+  const args = ["-S", join(root, "bindings", "node"), "-B", folder];
+  if (findProgram("ninja")) args.push("-G", "Ninja");
+  return [...args, ...Object.entries(all).map(([name, value]) => `-D${name}=${value}`)];
+}
+
+/**
+ * Configures and builds the addon in a folder, which later builds go on in.
+ * @param {string} folder
+ * @param {{definitions?: Record<string, string>, verbose?: boolean}} options CMake variables
+ * @returns {Promise<{addon?: string, text: string, stopped: boolean}>} the addon's path, or what the tools said and
+ *   whether a signal or the clock stopped them
+ */
+export async function compileAddon(folder, { definitions = {}, verbose = false } = {}) {
+  const addon = join(folder, "Release", addonName);
+  const output = { CMAKE_LIBRARY_OUTPUT_DIRECTORY: dirname(addon) };
+  const configured = await run(
+    "cmake",
+    configureArguments(folder, { ...output, ...definitions }),
+    verbose,
+    600,
+  );
+  if (configured.code !== 0) return configured;
+  const args = ["--build", folder, "--parallel", String(Math.min(4, availableParallelism()))];
+  const built = await run("cmake", args, verbose, 1800);
+  return { ...built, addon: built.code === 0 && existsSync(addon) ? addon : undefined };
+}
+
+function killGroup(group, signal) {
+  try {
+    process.kill(-group, signal);
+  } catch {
+    // It has ended.
+  }
 }
 
 /** Runs a program; its output goes to stderr at once (verbose) or is returned. */
 function run(program, args, verbose, seconds) {
   return new Promise((resolve) => {
-    const child = spawn(program, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    // A process group of its own: what is stopped is stopped with its compilers.
+    const child = spawn(program, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], detached: true });
     let text = "";
     let stopped = "";
-    const timer = setTimeout(() => {
-      stopped = `\nStopped after ${seconds} s.`;
-      child.kill("SIGKILL");
-    }, seconds * 1000);
+    const stop = (reason) => {
+      stopped = `\nStopped ${reason}.`;
+      // Ninja ends its compilers when it is asked to, not when it is killed.
+      for (const [signal, delay] of [
+        ["SIGTERM", 0],
+        ["SIGKILL", 5000],
+      ]) {
+        setTimeout(() => killGroup(child.pid, signal), delay).unref();
+      }
+    };
+    const timer = setTimeout(() => stop(`after ${seconds} s`), seconds * 1000);
+    const interrupt = (signal) => stop(`by ${signal}`);
+    for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, interrupt);
     for (const stream of [child.stdout, child.stderr]) {
       stream.on("data", (chunk) => {
         text += chunk;
@@ -80,45 +143,66 @@ function run(program, args, verbose, seconds) {
     });
     child.on("close", (code) => {
       clearTimeout(timer);
-      resolve({ code: code ?? 1, text: text + stopped });
+      for (const signal of ["SIGINT", "SIGTERM"]) process.off(signal, interrupt);
+      resolve({ code: code ?? 1, text: text + stopped, stopped: stopped !== "" });
     });
   });
 }
 
 /**
- * Builds the addon.
+ * Builds the addon: in build/native of a checkout, which keeps its objects, or elsewhere and then to a file.
+ * @param {{verbose?: boolean, output?: string}} options `output`: the file
  * @returns {Promise<{built: boolean, sentence: string}>}
  */
-export async function buildNative({ verbose = false } = {}) {
+export async function buildNative({ verbose = false, output } = {}) {
   const missing = missingTools();
-  if (missing) {
-    return {
-      built: false,
-      sentence: `Profiling is unavailable, everything else works. ${missing} Then: npx mpopt build-native.`,
-    };
+  if (missing) return notBuilt(`. ${missing} Then: npx mpopt build-native.`);
+  const folder = output ? mkdtempSync(join(tmpdir(), "mpopt-native-")) : join(root, "build", "native");
+  try {
+    let { addon, text, stopped } = await compileAddon(folder, { verbose });
+    if (!addon && !stopped) {
+      // A cache of another machine, compiler or generator breaks the build: try once from nothing.
+      rmSync(folder, { recursive: true, force: true });
+      ({ addon, text } = await compileAddon(folder, { verbose }));
+    }
+    if (!addon) {
+      const end = text.trim().split("\n").slice(-20).join("\n");
+      return notBuilt(`: the build of the native addon failed.\n${end}`);
+    }
+    if (output) install(addon, output);
+    return { built: true, sentence: `Built the native addon: ${output ?? addon}` };
+  } catch (error) {
+    return notBuilt(`: expected to write ${output ?? folder} but ${error.message}.`);
+  } finally {
+    if (output) rmSync(folder, { recursive: true, force: true });
   }
-  const require = createRequire(import.meta.url);
-  const cmakeJs = join(require.resolve("cmake-js/package.json"), "..", "bin", "cmake-js");
-  const args = [cmakeJs, "build", "-d", join(root, "bindings", "node"), "-O", output, "-l", "warn"];
-  args.push("--parallel", String(Math.min(4, availableParallelism())));
-  let result = await run(process.execPath, args, verbose, 600);
-  if (result.code !== 0) {
-    // A cache of another machine, compiler or generator breaks the build: try once from nothing.
-    rmSync(output, { recursive: true, force: true });
-    result = await run(process.execPath, args, verbose, 600);
+}
+
+function notBuilt(reason) {
+  return { built: false, sentence: `Profiling is unavailable, everything else works${reason}` };
+}
+
+/** Copies beside the target first: a process that loads the addon meanwhile finds the old one or the new one. */
+function install(addon, output) {
+  mkdirSync(dirname(output), { recursive: true });
+  const part = `${output}.${process.pid}.tmp`;
+  try {
+    copyFileSync(addon, part);
+    renameSync(part, output);
+  } finally {
+    rmSync(part, { force: true });
   }
-  if (result.code !== 0 || !existsSync(addonPath)) {
-    const end = result.text.trim().split("\n").slice(-20).join("\n");
-    return {
-      built: false,
-      sentence: `Profiling is unavailable, everything else works: the build of the native addon failed.\n${end}`,
-    };
-  }
-  return { built: true, sentence: `Built the native addon: ${addonPath}` };
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  const { built, sentence } = await buildNative({ verbose: process.argv.includes("--verbose") });
+  const { values } = parseArgs({
+    options: {
+      verbose: { type: "boolean" },
+      required: { type: "boolean" },
+      output: { type: "string" },
+    },
+  });
+  const { built, sentence } = await buildNative(values);
   console.log(sentence);
-  process.exitCode = built || !process.argv.includes("--required") ? 0 : 1;
+  process.exitCode = built || !values.required ? 0 : 1;
 }

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { checkAddon } from "../cluster/native.js";
+import { addonTarget, checkAddon, isCheckout } from "../cluster/native.js";
 import { MpoptError } from "../contracts/index.js";
 import { defineCommand } from "./context.js";
 
@@ -29,7 +29,8 @@ export function buildNativeCommand(): Command {
 
 function runScript(signal: AbortSignal): Promise<{ code: number; text: string }> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [script, "--required"], {
+    const target = isCheckout ? [] : ["--output", addonTarget()];
+    const child = spawn(process.execPath, [script, "--required", ...target], {
       stdio: ["ignore", "pipe", "inherit"],
       signal,
     });

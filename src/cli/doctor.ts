@@ -1,10 +1,9 @@
 import { availableParallelism, cpus, totalmem } from "node:os";
 import type { Command } from "commander";
 import { checkAddon, listDevices, type NativeReport } from "../cluster/native.js";
-import { MpoptError } from "../contracts/index.js";
+import { MpoptError, version } from "../contracts/index.js";
 import { defineCommand } from "./context.js";
 import { type PythonFacts, pythonFacts } from "./python.js";
-import { version } from "./version.js";
 
 /** One thing that mpopt uses. */
 export interface Check {

@@ -1,10 +1,9 @@
 import { basename, dirname, join } from "node:path";
-import { MpoptError, type Plan, readDocument } from "../contracts/index.js";
+import { MpoptError, type Plan, readDocument, version } from "../contracts/index.js";
 import { type Elastic, launch, type RunRecord, type StarterName, starterNames } from "../launch/index.js";
 import { renderRun } from "../report/index.js";
 import { type Context, defineCommand, nonNegativeInteger, positiveNumber, printError } from "./context.js";
 import { requireInputs } from "./inputs.js";
-import { version } from "./version.js";
 
 interface LaunchCommandOptions {
   with: StarterName;

@@ -1,9 +1,8 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from "commander";
-import { MpoptError } from "../contracts/index.js";
+import { MpoptError, version } from "../contracts/index.js";
 import { commands } from "./commands.js";
 import { printError } from "./context.js";
-import { version } from "./version.js";
 
 // A reader such as `head` may close the pipe early; that is its right and no failure of ours.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

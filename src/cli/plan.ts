@@ -1,5 +1,5 @@
 import { loadCluster } from "../cluster/index.js";
-import { serialize, writeFileAtomic } from "../contracts/index.js";
+import { serialize, version, writeFileAtomic } from "../contracts/index.js";
 import { lossyFor } from "../launch/index.js";
 import { loadModel } from "../models/index.js";
 import { planFrontier } from "../plan/frontier.js";
@@ -21,7 +21,6 @@ import {
   type PlanCommandOptions,
   parseDevices,
 } from "./planOptions.js";
-import { version } from "./version.js";
 
 /** `mpopt plan`: the best plan with its proof, and on request the frontier and other questions beside it. */
 export const planCommand = () =>

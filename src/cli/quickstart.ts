@@ -4,14 +4,20 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { profileCluster } from "../cluster/profile.js";
-import { type Cluster, MpoptError, type Plan, serialize, writeFileAtomic } from "../contracts/index.js";
+import {
+  type Cluster,
+  MpoptError,
+  type Plan,
+  serialize,
+  version,
+  writeFileAtomic,
+} from "../contracts/index.js";
 import { exporters, exportPlan, findPython, launch, lossyFor } from "../launch/index.js";
 import { loadModel } from "../models/index.js";
 import { createPlan } from "../plan/index.js";
 import { formatSeconds, renderHtml, renderPlan } from "../report/index.js";
 import { type Context, defineCommand, positiveInteger } from "./context.js";
 import { pythonFacts } from "./python.js";
-import { version } from "./version.js";
 
 /** More ranks than this would only wait for each other on a workstation. */
 const mostRanks = 4;

@@ -1,4 +1,11 @@
-import { MpoptError, type Plan, readDocument, serialize, writeFileAtomic } from "../contracts/index.js";
+import {
+  MpoptError,
+  type Plan,
+  readDocument,
+  serialize,
+  version,
+  writeFileAtomic,
+} from "../contracts/index.js";
 import { lossyFor } from "../launch/index.js";
 import { type Left, leftDevices, leftWithout } from "../plan/left.js";
 import { stateMovement } from "../plan/movement.js";
@@ -6,7 +13,6 @@ import { replan } from "../plan/replan.js";
 import { renderReplan } from "../report/index.js";
 import { defineCommand, positiveInteger } from "./context.js";
 import { requireInputs } from "./inputs.js";
-import { version } from "./version.js";
 
 /** `mpopt replan PLAN --without node3`: the best plan of the same job for what is left, and what must move. */
 export const replanCommand = () =>

@@ -1,7 +1,10 @@
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { homedir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { MpoptError, type RunOptions } from "../contracts/index.js";
+import { cancelled, MpoptError, type RunOptions, version } from "../contracts/index.js";
 
 /** What the addon returns, see native/include/mpopt/profiler.h. */
 export interface NativeReport {
@@ -60,13 +63,49 @@ export interface NativeOptions extends RunOptions {
 }
 
 const runner = fileURLToPath(new URL("../../bindings/node/run.cjs", import.meta.url));
-const built = fileURLToPath(new URL("../../build/native/Release/mpopt_native.node", import.meta.url));
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const addonName = "mpopt_native.node";
+const stopped = "Profiling was stopped.";
 
 const buildRemedy =
   "Run `npx mpopt build-native`; it needs a C++ compiler and cmake. Everything but profiling works without it.";
 
+/** Whether this is a checkout of mpopt, which keeps its build, and not a package that npm installed. */
+export const isCheckout = existsSync(join(root, "scripts", "build.mjs"));
+
 /**
- * Path of the addon: MPOPT_NATIVE_PATH where it is set, else what the build left. The file is not loaded.
+ * Where `mpopt build-native` leaves the addon: under build/ in a checkout. For an installed package it is the
+ * user's cache folder, one place a version and platform: node_modules may be read-only, and `npm ci` empties it.
+ */
+export function addonTarget(environment: NodeJS.ProcessEnv = process.env): string {
+  if (isCheckout) return join(root, "build", "native", "Release", addonName);
+  const caches =
+    environment.XDG_CACHE_HOME ||
+    (process.platform === "darwin" ? join(homedir(), "Library", "Caches") : join(homedir(), ".cache"));
+  return join(caches, "mpopt", `native-${version}-${process.platform}-${process.arch}`, addonName);
+}
+
+/** Name of the optional package that holds the addon for this platform, whether or not there is one. */
+export const platformPackage = `@mpopt/native-${process.platform}-${process.arch}`;
+
+/** Path of the addon in the platform's package, or why it cannot be used. */
+function packagedAddon(): { path: string } | { reason: string } {
+  const { resolve } = createRequire(import.meta.url);
+  let manifest: string;
+  try {
+    manifest = resolve(`${platformPackage}/package.json`);
+  } catch {
+    return { reason: "is not installed" };
+  }
+  const found: unknown = JSON.parse(readFileSync(manifest, "utf8")).version;
+  if (found !== version) return { reason: `is of version ${found}, mpopt of ${version}` };
+  return { path: join(manifest, "..", addonName) };
+}
+
+/**
+ * Path of the addon: MPOPT_NATIVE_PATH where it is set, else what `mpopt build-native` left, else the one in the
+ * platform's package. What the user built comes first: it is the remedy where the package does not load. The
+ * file is not loaded.
  * @throws MpoptError E_NATIVE when there is none.
  */
 export function findAddon(): string {
@@ -79,10 +118,15 @@ export function findAddon(): string {
       ["Unset MPOPT_NATIVE_PATH, or point it to mpopt_native.node."],
     );
   }
+  const built = addonTarget();
   if (existsSync(built)) return built;
-  throw new MpoptError("E_NATIVE", `Expected the native addon at ${built} but it was not built.`, [
-    buildRemedy,
-  ]);
+  const packaged = packagedAddon();
+  if ("path" in packaged) return packaged.path;
+  throw new MpoptError(
+    "E_NATIVE",
+    `Expected the native addon at ${built} but it was not built, and ${platformPackage} ${packaged.reason}.`,
+    [buildRemedy],
+  );
 }
 
 /**
@@ -135,7 +179,7 @@ async function runChild(
   options: NativeOptions,
 ): Promise<string> {
   const { signal, deadlineSeconds } = options;
-  signal?.throwIfAborted();
+  if (signal?.aborted) throw cancelled(signal, stopped);
   return await new Promise<string>((resolve, reject) => {
     // stdout belongs to the caller's JSON: a chatty driver may only write to the error text.
     const child = spawn(process.execPath, [runner, addon, action, request], {
@@ -178,16 +222,11 @@ async function runChild(
     child.on("close", (code, killedBy) => {
       settle(() => {
         if (answer?.report !== undefined) resolve(answer.report);
-        else if (signal?.aborted) reject(cancelled(signal));
+        else if (signal?.aborted) reject(cancelled(signal, stopped));
         else reject(failure(addon, answer, late ? deadlineSeconds : undefined, code, killedBy, output));
       });
     });
   });
-}
-
-function cancelled(signal: AbortSignal): MpoptError {
-  const reason: unknown = signal.reason;
-  return reason instanceof MpoptError ? reason : new MpoptError("E_CANCELLED", "Profiling was stopped.");
 }
 
 function failure(

@@ -7,3 +7,4 @@ export * from "./plan.js";
 export * from "./progress.js";
 export * from "./quantity.js";
 export * from "./run.js";
+export { version } from "./version.js";

@@ -1,11 +1,13 @@
 import {
   type Cluster,
+  cancellable,
   checkValue,
   documentHash,
   type Job,
   jobSchema,
   type Model,
   MpoptError,
+  version as ownVersion,
   type Plan,
 } from "../contracts/index.js";
 import { checkWorkload } from "../models/workload.js";
@@ -31,7 +33,7 @@ export interface PlanOptions extends SearchOptions, Omit<AnnotateOptions, "signa
   /** A job; what is left out takes the defaults of `mpopt.job/1`. */
   job: Omit<Partial<Job>, "schema"> & Pick<Job, "globalBatch" | "sequence">;
   seed?: number;
-  /** Written into the plan's provenance. */
+  /** Written into the plan's provenance; the version of mpopt where it is omitted. */
   version?: string;
   /** Launcher → what it cannot express, asked once the plan stands. */
   lossyFor?: (plan: Plan) => Record<string, string[]>;
@@ -43,7 +45,11 @@ export interface PlanOptions extends SearchOptions, Omit<AnnotateOptions, "signa
  *   E_PLAN_INVALID if the plan breaks an invariant (a defect of mpopt).
  */
 export async function createPlan(options: PlanOptions): Promise<Plan> {
-  const { model, cluster, seed = 0, version = "0.0.0" } = options;
+  return cancellable(options.signal, "The search was stopped.", () => searchAndAssemble(options));
+}
+
+async function searchAndAssemble(options: PlanOptions): Promise<Plan> {
+  const { model, cluster, seed = 0, version = ownVersion } = options;
   const job = checkValue(jobSchema, { schema: "mpopt.job/1", ...options.job }, "job");
   checkWorkload(model, { batch: 1, sequence: job.sequence });
   const result = await searchPlan(model, cluster, job, options);

@@ -3,7 +3,7 @@ import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { MpoptError } from "../contracts/index.js";
+import { cancelled, MpoptError } from "../contracts/index.js";
 import type { KernelReply, KernelTask, MilpReply, MilpTask, Progress } from "./protocol.js";
 
 export type Task = { kernel: KernelTask } | { milp: MilpTask };
@@ -17,6 +17,7 @@ export interface TaskOptions {
 }
 
 const here = dirname(fileURLToPath(import.meta.url));
+const stopped = "The solve was cancelled.";
 const idle: Worker[] = [];
 const waiting: (() => void)[] = [];
 let busy = 0;
@@ -41,7 +42,7 @@ export async function runTask<T extends Task>(
   options: TaskOptions = {},
 ): Promise<Reply<T> | undefined> {
   const { signal } = options;
-  if (signal?.aborted) throw cancelled(signal);
+  if (signal?.aborted) throw cancelled(signal, stopped);
   while (busy >= availableParallelism()) await turn(signal);
   busy++;
   const worker = idle.pop() ?? new Worker(join(here, "worker.mjs"));
@@ -72,7 +73,7 @@ function turn(signal: AbortSignal | undefined): Promise<void> {
     };
     const stop = () => {
       waiting.splice(waiting.indexOf(go), 1);
-      reject(cancelled(signal));
+      reject(cancelled(signal, stopped));
     };
     waiting.push(go);
     signal?.addEventListener("abort", stop, { once: true });
@@ -90,7 +91,7 @@ function talk(worker: Worker, task: Task, options: TaskOptions): Promise<unknown
       worker.off("exit", leave);
       settle();
     };
-    const stop = () => end(() => reject(cancelled(signal)));
+    const stop = () => end(() => reject(cancelled(signal, stopped)));
     const fail = (reason: string) =>
       end(() => reject(new MpoptError("E_SOLVER", `The solver's worker failed: ${reason}`)));
     const hear = (message: { progress?: Progress; reply?: unknown; failure?: string }) => {
@@ -110,10 +111,4 @@ function talk(worker: Worker, task: Task, options: TaskOptions): Promise<unknown
     worker.on("exit", leave);
     worker.postMessage(task);
   });
-}
-
-function cancelled(signal: AbortSignal | undefined): MpoptError {
-  const reason: unknown = signal?.reason;
-  if (reason instanceof MpoptError) return reason;
-  return new MpoptError("E_CANCELLED", "The solve was cancelled.", [], { cause: reason });
 }
