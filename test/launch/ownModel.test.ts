@@ -26,7 +26,7 @@ async function train(name: string, wishes: Parameters<typeof makePlan>[0], ...op
     ...(loopback ? { GLOO_SOCKET_IFNAME: loopback[0] } : {}),
   };
   const argv = [join(examples, "own_model.py"), "--steps", "6", ...options];
-  const limits = { cwd: folder, env, timeout: 200_000 };
+  const limits = { cwd: folder, env, timeout: 400_000 };
   const { stdout } = await promisify(execFile)(join(folder, name, "run.sh"), argv, limits);
   const lines = (word: string) =>
     stdout
@@ -52,5 +52,5 @@ withTorch("examples/own_model.py, from an exported folder through torchrun", () 
       expect(Math.abs(loss - steps[i]!.loss), `step ${i}`).toBeLessThan(1e-4);
     }
     expect(steps[11]!.loss).toBeLessThan(steps[0]!.loss - 0.1);
-  }, 610_000);
+  }, 1_210_000);
 });
