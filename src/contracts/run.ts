@@ -76,9 +76,11 @@ export const runSchema = z.object({
   name: z.string().min(1),
   startedAt: instant,
   endedAt: instant.nullable(),
-  /** Of the last attempt. */
+  /** Of the last attempt, as the three below. */
   outcome: outcomeSchema,
   exitCode: z.int().nullable(),
+  medianStepSeconds: seconds.nullable(),
+  predictedStepSeconds: seconds,
   environment: z.object({
     host: z.string(),
     os: z.string(),

@@ -123,7 +123,7 @@ function memoryByPipelineRank(
 
 /** A launch with its attempts; written to a file whenever an attempt begins or ends. */
 export class RunLog {
-  readonly #start: Omit<Run, "attempts" | "endedAt" | "outcome" | "exitCode">;
+  readonly #start: Pick<Run, "schema" | "name" | "startedAt" | "environment">;
   readonly #attempts: AttemptRecord[] = [];
   readonly #path: string | undefined;
 
@@ -159,8 +159,11 @@ export class RunLog {
 
   get document(): Run {
     const attempts = this.#attempts.map(({ document }) => document);
-    const { endedAt, outcome, exitCode } = attempts.at(-1)!;
-    return { ...this.#start, endedAt, outcome, exitCode, attempts };
+    const { endedAt, outcome, exitCode, medianStepSeconds, predictedStepSeconds } = attempts.at(-1)!;
+    return {
+      ...this.#start,
+      ...{ endedAt, outcome, exitCode, medianStepSeconds, predictedStepSeconds, attempts },
+    };
   }
 
   /** @throws MpoptError E_FILE. */

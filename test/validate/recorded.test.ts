@@ -48,9 +48,10 @@ function runOf(plan: Plan, stepSeconds: number, peakMemoryBytes: number): Run {
   const peaks = plan.rankTable.map(() => peakMemoryBytes);
   record.note({ rank: 0, text: "", report: { kind: "done", summary: { peakMemoryBytes: peaks } } }, "stdout");
   record.end("done", 0);
-  const { startedAt, endedAt } = record.document;
+  const { startedAt, endedAt, medianStepSeconds, predictedStepSeconds } = record.document;
   return {
     ...{ schema: "mpopt.run/1", name: plan.name, startedAt, endedAt, outcome: "done", exitCode: 0 },
+    ...{ medianStepSeconds, predictedStepSeconds },
     environment: {
       ...{
         host: "here",
