@@ -92,15 +92,16 @@ function configureArguments(folder, definitions) {
 export async function compileAddon(folder, { definitions = {}, verbose = false } = {}) {
   const addon = join(folder, "Release", addonName);
   const output = { CMAKE_LIBRARY_OUTPUT_DIRECTORY: dirname(addon) };
+  const cmake = findProgram("cmake") ?? "cmake";
   const configured = await run(
-    "cmake",
+    cmake,
     configureArguments(folder, { ...output, ...definitions }),
     verbose,
     600,
   );
   if (configured.code !== 0) return configured;
   const args = ["--build", folder, "--parallel", String(Math.min(4, availableParallelism()))];
-  const built = await run("cmake", args, verbose, 1800);
+  const built = await run(cmake, args, verbose, 1800);
   return { ...built, addon: built.code === 0 && existsSync(addon) ? addon : undefined };
 }
 

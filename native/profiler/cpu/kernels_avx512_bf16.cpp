@@ -18,7 +18,12 @@ void multiply(ptrdiff_t steps, const void* left, const void* right, float* c, pt
     const __m512bh row1 = (__m512bh)_mm512_load_si512(b + 64);
 #pragma GCC unroll 16
     for (int i = 0; i < mr; ++i) {
-      const __m512bh value = (__m512bh)_mm512_set1_epi32(a[i]);
+      __m512i pair = _mm512_set1_epi32(a[i]);
+#if defined(__clang__) && __clang_major__ < 17
+      // Clang 16 makes a broadcast of bf16 of this and then fails to select an instruction for it.
+      asm("" : "+v"(pair));
+#endif
+      const __m512bh value = (__m512bh)pair;
       sum[i][0] = _mm512_dpbf16_ps(sum[i][0], value, row0);
       sum[i][1] = _mm512_dpbf16_ps(sum[i][1], value, row1);
     }
