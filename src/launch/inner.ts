@@ -1,5 +1,6 @@
 import { MpoptError, type Plan } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
+import { nodeLayout } from "./layout.js";
 
 /** Exporters whose files start the ranks of one node, by name: what a scheduler's job runs on every node. */
 export type NodeExporters = Readonly<Record<string, Exporter> & { torch: Exporter; megatron: Exporter }>;
@@ -15,6 +16,15 @@ export function innerExporter(plan: Plan, exporters: NodeExporters): Exporter {
   const { torch, megatron, ...others } = exporters;
   const open = [torch, megatron, ...(runtime === "portable" ? [] : Object.values(others))];
   return open.find((exporter) => exporter.lossy(plan).length === 0) ?? torch;
+}
+
+/** What an exporter cannot express of a plan, or what keeps a job from starting its script once on every node. */
+export function lostInside(plan: Plan, exporter: Exporter): string[] {
+  const lost = exporter.lossy(plan);
+  if (exporter.name === "deepspeed" && nodeLayout(plan).nodes > 1) {
+    lost.push("The deepspeed command starts all nodes from one of them, but a job starts a script on each.");
+  }
+  return lost;
 }
 
 /**

@@ -2,7 +2,7 @@ import { gzipSync } from "node:zlib";
 import { Document, type Scalar } from "yaml";
 import type { Plan } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
-import { innerExporter, labelOf, type NodeExporters, startScript } from "./inner.js";
+import { innerExporter, labelOf, lostInside, type NodeExporters, startScript } from "./inner.js";
 import { nodeLayout } from "./layout.js";
 
 /**
@@ -15,7 +15,7 @@ export function kubernetesOver(exporters: NodeExporters): Exporter {
     runtime: "portable",
     lossy(plan) {
       const inner = innerExporter(plan, exporters);
-      const lost = inner.lossy(plan);
+      const lost = lostInside(plan, inner);
       // A plan that the launcher refuses cannot always be written, and needs no second reason.
       return lost.length > 0 ? lost : lostSize(plan, inner);
     },

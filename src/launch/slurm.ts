@@ -1,6 +1,6 @@
 import type { Plan } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
-import { innerExporter, labelOf, type NodeExporters, startScript } from "./inner.js";
+import { innerExporter, labelOf, lostInside, type NodeExporters, startScript } from "./inner.js";
 import { nodeLayout } from "./layout.js";
 
 /**
@@ -11,7 +11,7 @@ export function slurmOver(exporters: NodeExporters): Exporter {
   return {
     name: "slurm",
     runtime: "portable",
-    lossy: (plan) => innerExporter(plan, exporters).lossy(plan),
+    lossy: (plan) => lostInside(plan, innerExporter(plan, exporters)),
     files(plan) {
       const inner = innerExporter(plan, exporters);
       const files = inner.files(plan);

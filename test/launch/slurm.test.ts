@@ -104,6 +104,8 @@ describe("job.sbatch", () => {
     expect(exporters.torch!.lossy(context)).not.toEqual([]);
     expect(slurm.lossy(context)).toEqual([]);
     expect(inner(context)).toEqual(["run/train.sh"]);
+    const several = makePlan({ data: 8, devicesPerNode: 4, deviceType: "cuda", parameters: "bf16" });
+    expect(slurm.lossy(searchedFor(several, "deepspeed")).join()).toMatch(/starts all nodes from one/);
     expect(slurm.lossy(searchedFor(context, "torch"))).toEqual(exporters.torch!.lossy(context));
   });
 });
