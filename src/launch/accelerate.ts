@@ -1,6 +1,6 @@
 import { axisSize, type Plan, serialize } from "../contracts/index.js";
 import type { Exporter } from "./exporter.js";
-import { isRowMajor, nodeLayout } from "./layout.js";
+import { lostRankOrder, nodeLayout } from "./layout.js";
 import { divisionOf, outsideRuntime } from "./outside.js";
 import { pythonString } from "./pythonText.js";
 import { shellQuote } from "./shell.js";
@@ -25,7 +25,7 @@ function lossy(plan: Plan): string[] {
   const lost = [...outsideRuntime(plan, "accelerate", "Accelerate"), ...lostTypes(plan)];
   const tensor = axisSize(plan, "tensor");
   const { architecture } = plan.model;
-  if (!isRowMajor(plan)) lost.push("The rank table does not number the mesh row by row.");
+  lost.push(...lostRankOrder(plan, "Accelerate"));
   if (plan.stages.length > 1 && axisSize(plan, "pipeline") === 1) {
     lost.push("Layers are divided into stages of one rank, but Accelerate has no pipeline.");
   }

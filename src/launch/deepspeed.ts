@@ -1,7 +1,7 @@
 import { axisSize, type Plan, serialize } from "../contracts/index.js";
 import { blockModules, deepspeedModule } from "./deepspeedModule.js";
 import type { Exporter } from "./exporter.js";
-import { isRowMajor, nodeLayout } from "./layout.js";
+import { lostRankOrder, nodeLayout } from "./layout.js";
 import { outsideRuntime } from "./outside.js";
 import { shellQuote } from "./shell.js";
 
@@ -23,7 +23,7 @@ export const deepspeed: Exporter = {
 
 function lossy(plan: Plan): string[] {
   const lost = [...outsideRuntime(plan, "deepspeed", "DeepSpeed"), ...lostTypes(plan), ...lostSizes(plan)];
-  if (!isRowMajor(plan)) lost.push("The rank table does not number the mesh row by row.");
+  lost.push(...lostRankOrder(plan, "DeepSpeed"));
   if (plan.job.expertCapacity) {
     lost.push("Experts have a capacity, but DeepSpeed leaves them to the model.");
   }

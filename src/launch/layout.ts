@@ -27,7 +27,11 @@ export function isRowMajor({ mesh, rankTable }: Pick<Plan, "mesh" | "rankTable">
   });
 }
 
-/** The order that Megatron-LM (`tp-cp-ep-dp-pp`) and torchtitan (`pp, dp, cp, tp`) count ranks in, outermost first. */
+/**
+ * The order that launchers count ranks in, outermost first: Megatron-LM (`tp-cp-ep-dp-pp`), torchtitan (`pp, dp, cp, tp`),
+ * DeepSpeed (`pipe, data, model` of deepspeed/runtime/pipe/topology.py; `data_parallel, tensor_parallel` of
+ * `_init_tp_mesh_device` in deepspeed/utils/groups.py) and Accelerate (`dp_replicate, dp_shard, cp, sp, tp`).
+ */
 const rankOrder: readonly Plan["mesh"]["axes"][number][] = ["pipeline", "data", "context", "tensor"];
 
 /** What a launcher that counts ranks in that order loses of a plan's ranks. */

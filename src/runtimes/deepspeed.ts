@@ -4,6 +4,8 @@ import type { RuntimeDescription } from "./runtime.js";
  * DeepSpeed. `PipelineModule` runs 1F1B (`TrainSchedule` of deepspeed/runtime/pipe/schedule.py) and goes with ZeRO-0 and 1
  * (`PipelineEngine.__init__`); its layers are split over tensor ranks only where they do so themselves. Without stages
  * AutoTP splits layers (`_apply_autotp_partitioning` of deepspeed/runtime/engine.py), without dividing sequences.
+ * Sharding groups are left out: hpZ (`zero_hpz_partition_size`) keeps a second copy of the parameters in a group
+ * (`_create_zero_param_parallel_group` of deepspeed/utils/groups.py) while the state stays sharded over all replicas.
  */
 export const deepspeed: RuntimeDescription = {
   name: "deepspeed",

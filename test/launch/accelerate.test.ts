@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
-import { axisSize } from "../../src/contracts/index.js";
+import { axisSize, type Plan } from "../../src/contracts/index.js";
 import { accelerate } from "../../src/launch/accelerate.js";
 import { exportPlan } from "../../src/launch/index.js";
 import { makePlan } from "./planFactory.js";
@@ -107,6 +107,15 @@ describe("Accelerate's files", () => {
       expect(lost.join("\n")).toMatch(message);
     });
   }
+
+  it("refuse ranks in another order than the launcher's", () => {
+    const plan = makePlan({ data: 2, tensor: 2, zero: 3, deviceType: "cuda" });
+    expect(accelerate.lossy(plan)).toEqual([]);
+    const axes: Plan["mesh"]["axes"] = ["pipeline", "tensor", "data"];
+    expect(accelerate.lossy({ ...plan, mesh: { ...plan.mesh, axes } }).join()).toMatch(/Accelerate's order/);
+    const rankTable = [...plan.rankTable].reverse();
+    expect(accelerate.lossy({ ...plan, rankTable }).join()).toMatch(/row by row/);
+  });
 
   it("start the plan's ranks whatever the plan is called", () => {
     const name = `it's "a" $(touch ${folder}/oops)\n; \`touch ${folder}/oops\` plan`;

@@ -120,6 +120,15 @@ describe("DeepSpeed's files", () => {
     });
   }
 
+  it("refuse ranks in another order than the launcher's", () => {
+    const plan = makePlan({ data: 2, tensor: 2, zero: 3, deviceType: "cuda" });
+    expect(deepspeed.lossy(plan)).toEqual([]);
+    const axes: Plan["mesh"]["axes"] = ["pipeline", "tensor", "data"];
+    expect(deepspeed.lossy({ ...plan, mesh: { ...plan.mesh, axes } }).join()).toMatch(/DeepSpeed's order/);
+    const rankTable = [...plan.rankTable].reverse();
+    expect(deepspeed.lossy({ ...plan, rankTable }).join()).toMatch(/row by row/);
+  });
+
   it("start the plan's ranks whatever the plan is called", () => {
     const name = `it's "a" $(touch ${folder}/oops)\n; \`touch ${folder}/oops\` plan`;
     const plan = makePlan({
