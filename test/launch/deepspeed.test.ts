@@ -167,3 +167,20 @@ describe("DeepSpeed's files", () => {
     expect(parsed.stdout, parsed.stderr).toBe(name);
   });
 });
+
+it("the example is Python and reads what the export holds", () => {
+  const example = new URL("../../examples/deepspeed/train.py", import.meta.url);
+  const text = readFileSync(example, "utf8");
+  const check = "import ast, sys; ast.parse(sys.stdin.read())";
+  const parsed = spawnSync("python3", ["-c", check], { input: text, encoding: "utf8" });
+  expect(parsed.status, parsed.stderr).toBe(0);
+  const environment = [...text.matchAll(/environ\["(MPOPT_\w+)"\]/g)].map((match) => match[1]!);
+  expect(environment.length).toBeGreaterThan(0);
+  for (const pipeline of [1, 2]) {
+    const files = deepspeed.files(makePlan({ pipeline, deviceType: "cuda" }));
+    for (const name of environment) expect(files["run.sh"]).toContain(`export ${name}=`);
+    const used = pipeline > 1 ? "PlannedPipeline" : "prepare";
+    expect(text).toContain(`from plan_deepspeed import ${used}`);
+    expect(files["plan_deepspeed.py"]).toMatch(new RegExp(`^(class|def) ${used}\\(`, "m"));
+  }
+});
