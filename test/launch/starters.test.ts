@@ -159,7 +159,8 @@ describe.skipIf(!realPython)("every starter", () => {
   test.each(["torchrun", ...names] as const)("%s: what is missing is said in a sentence", async (starter) => {
     const none = join(folder, "none");
     const env = { PATH: none, MPOPT_PYTHON: join(none, "python3") };
-    const given = starter === "torchrun" ? ["python", script] : [python, script];
+    // A bare `python` could be that of a .venv here.
+    const given = starter === "torchrun" ? [join(none, "python3"), script] : [python, script];
     await expect(
       launch({ plan: makePlan({}), planPath: "plan.json", command: given, starter, env }),
     ).rejects.toMatchObject({ code: "E_MISSING_TOOL" });
